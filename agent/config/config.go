@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads the agent's configuration: what an agent must know before
+// it has spoken to a controller. Everything else comes with its assignment.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Features of the kernel side that a test can switch off.
+var Features = []string{"align", "guard", "gate"}
+
+// Config of an agent, as its YAML file has it.
+type Config struct {
+	// Server is this server's name in the controller's configuration.
+	Server string `yaml:"server"`
+	// Controller is where the controller takes agents' sessions, "host:port".
+	Controller string `yaml:"controller"`
+	// Interface is the data interface, towards the switch.
+	Interface string `yaml:"interface"`
+	// PinDir is a folder in a bpf file system where the eBPF programs outlive the
+	// agent's process.
+	PinDir string `yaml:"pin_dir"`
+	// ReplicationListen is where the other server's agent reaches this one,
+	// "address:port"; also announced to it.
+	ReplicationListen string `yaml:"replication_listen"`
+	// Disable names features that are left off, to see what they are for.
+	Disable []string `yaml:"disable"`
+}
+
+// Load reads and checks a file. The error names the file and every fault in it.
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w; write one, see `understudy-agent --help`", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	c, err := Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse checks a configuration. Unknown keys are faults.
+func Parse(b []byte) (*Config, error) {
+	c := &Config{}
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(c); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("the file is empty")
+		}
+		return nil, err
+	}
+	var faults []error
+	need := func(v, key, what string) {
+		if v == "" {
+			faults = append(faults, fmt.Errorf("%s is missing: %s", key, what))
+		}
+	}
+	need(c.Server, "server", "this server's name, as the controller knows it")
+	need(c.Controller, "controller", "where the controller listens for agents, host:port")
+	need(c.Interface, "interface", "the interface towards the switch")
+	need(c.PinDir, "pin_dir", "a folder in a bpf file system, such as /sys/fs/bpf/understudy")
+	need(c.ReplicationListen, "replication_listen", "this server's own address and a port, for the other agent")
+	if c.ReplicationListen != "" {
+		if a, err := netip.ParseAddrPort(c.ReplicationListen); err != nil {
+			faults = append(faults, fmt.Errorf("replication_listen: %q is not address:port", c.ReplicationListen))
+		} else if a.Addr().IsUnspecified() {
+			faults = append(faults, fmt.Errorf("replication_listen: %q must be an address that the other server can reach", c.ReplicationListen))
+		}
+	}
+	for _, f := range c.Disable {
+		if !slices.Contains(Features, f) {
+			faults = append(faults, fmt.Errorf("disable: %q is none of %v", f, Features))
+		}
+	}
+	return c, errors.Join(faults...)
+}

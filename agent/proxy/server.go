@@ -1,0 +1,641 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxy is log mode: an HTTP/1.1 reverse proxy in front of one service's
+// local application that runs on two servers at once. The active one's proxy
+// answers clients, and shows them nothing that the backup's proxy has not
+// confirmed; the backup's proxy holds the same connections, reads the same
+// requests, keeps the replies, and can go on from any point.
+//
+// A Server is told its part (Follow, Lead, Fence) and has one Conn per client
+// connection. What a connection has received and what it is to be sent are pure
+// data structures (requestStream, replyLog); goroutines move bytes between them,
+// the kernel, the application and the other server.
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	replicationv1 "github.com/understudy-net/understudy/api/replication/v1"
+)
+
+// ID names a connection on both servers: its addresses and the server's initial
+// sequence number, which tells apart two connections with the same addresses.
+type ID struct {
+	Client, VIP netip.AddrPort
+	ISN         uint32
+}
+
+// bytes is the wire form (docs/replication.md): client address, client port, VIP,
+// VIP's port, ISN, all in network order.
+func (id ID) bytes() []byte {
+	b := make([]byte, 0, 40)
+	for _, a := range []netip.AddrPort{id.Client, id.VIP} {
+		b = append(b, a.Addr().Unmap().AsSlice()...)
+		b = binary.BigEndian.AppendUint16(b, a.Port())
+	}
+	return binary.BigEndian.AppendUint32(b, id.ISN)
+}
+
+func parseID(b []byte) (ID, error) {
+	n := 4
+	switch len(b) {
+	case 16:
+	case 40:
+		n = 16
+	default:
+		return ID{}, fmt.Errorf("a connection's name has 16 or 40 bytes, not %d", len(b))
+	}
+	addr := func(b []byte) netip.AddrPort {
+		a, _ := netip.AddrFromSlice(b[:n])
+		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[n:]))
+	}
+	return ID{Client: addr(b), VIP: addr(b[n+2:]), ISN: binary.BigEndian.Uint32(b[2*n+4:])}, nil
+}
+
+// ConnRecord is what the kernel side knows of a connection.
+type ConnRecord struct {
+	ISN uint32 // the server's initial sequence number
+	// Acked is the highest acknowledgement number that the client has sent.
+	Acked uint32
+	// Gated is true when the connection began under the present gate: both
+	// servers have it from its first packet.
+	Gated bool
+}
+
+// Kernel is what the proxy needs of the eBPF programs and raw sockets. All
+// methods may be called concurrently.
+type Kernel interface {
+	// Conn returns what is known of a connection, or an error.
+	Conn(client, vip netip.AddrPort) (ConnRecord, error)
+	// MarkClosing lets the FIN or RST of a connection pass the crash guard.
+	MarkClosing(client, vip netip.AddrPort) error
+	// Ungate stops waiting for the other server's acknowledgements.
+	Ungate(client, vip netip.AddrPort) error
+	// Kick makes both ends of a connection speak without waiting for a timer.
+	Kick(client, vip netip.AddrPort) error
+}
+
+// Stream takes frames for the other server. Send keeps their order and may
+// block; its error means that the stream is over.
+type Stream interface {
+	Send(...*replicationv1.Frame) error
+}
+
+// Application watches the local application.
+type Application interface {
+	// Suspect is called with an error that the application caused. It finds out
+	// whether the application is alive and returns that.
+	Suspect(ctx context.Context, err error) bool
+}
+
+// Config of a Server. Zero values mean the defaults given here.
+type Config struct {
+	// Upstream is the local application, "address:port".
+	Upstream string
+	// VIP is the service's address and port, as clients know it.
+	VIP netip.AddrPort
+	// WholeReply: replies up to this many bytes are logged whole before the
+	// first byte is shown; longer ones in pieces. 4 MiB.
+	WholeReply int
+	// ReplayBytes of a request are kept until it has been answered. 8 MiB.
+	ReplayBytes int
+	// BufferedBody: request bodies up to this size are read before they are
+	// passed on. 1 MiB.
+	BufferedBody int
+	// DrainBytes of a request body that the application left are read and
+	// thrown away to keep the connection. 1 MiB.
+	DrainBytes int64
+	// HeaderBytes bounds a request's head. 64 KiB.
+	HeaderBytes int
+	// ReadAhead bounds what is read from a client and not yet parsed. 256 KiB.
+	ReadAhead int
+	// IdleTimeout ends a connection on which a client sends nothing. 5 min.
+	IdleTimeout time.Duration
+	// WriteTimeout ends a connection whose client takes nothing. 2 min.
+	WriteTimeout time.Duration
+	// UpstreamTimeout bounds the wait for the head of a reply. 60 s.
+	UpstreamTimeout time.Duration
+	// UpstreamPatience is how long a request waits for a local application that
+	// is down, before it is answered with 502. 2 s.
+	UpstreamPatience time.Duration
+	// CloseLinger is how long a backup waits for the client's last
+	// acknowledgement before it closes its copy. 2 s.
+	CloseLinger time.Duration
+	// AttachTimeout is how long a connection may be known to one server only. 3 s.
+	AttachTimeout time.Duration
+}
+
+func (c *Config) setDefaults() {
+	def := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	defd := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&c.WholeReply, 4<<20)
+	def(&c.ReplayBytes, 8<<20)
+	def(&c.BufferedBody, 1<<20)
+	def(&c.HeaderBytes, 64<<10)
+	def(&c.ReadAhead, 256<<10)
+	if c.DrainBytes == 0 {
+		c.DrainBytes = 1 << 20
+	}
+	defd(&c.IdleTimeout, 5*time.Minute)
+	defd(&c.WriteTimeout, 2*time.Minute)
+	defd(&c.UpstreamTimeout, time.Minute)
+	defd(&c.UpstreamPatience, 2*time.Second)
+	defd(&c.CloseLinger, 2*time.Second)
+	defd(&c.AttachTimeout, 3*time.Second)
+}
+
+// Stats of a Server, all of them counters.
+type Stats struct {
+	Accepted       atomic.Uint64
+	Refused        atomic.Uint64 // not HTTP
+	Replayed       atomic.Uint64 // requests run again
+	Ended          atomic.Uint64 // connections that could not go on
+	Unprotected    atomic.Uint64 // connections that lost their second copy
+	UpstreamErrors atomic.Uint64
+}
+
+// role is the part that a Server plays.
+type role int
+
+const (
+	fenced role = iota
+	leading
+	following
+)
+
+// maxConns bounds the connections of one Server.
+const maxConns = 1 << 17
+
+// Server is the proxy of one service. Its methods may be called concurrently;
+// Follow, Lead, Release, Fence and SetStream are meant for one caller, who knows
+// the controller's word.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	kernel    Kernel
+	app       Application
+	transport *http.Transport
+	stats     Stats
+	wg        sync.WaitGroup
+
+	mu       sync.Mutex
+	conns    map[ID]*conn
+	role     role
+	released bool
+	stream   Stream // nil: nobody to replicate to, or to follow
+}
+
+// New makes a Server that is fenced: it drops whatever it is handed.
+func New(cfg Config, kernel Kernel, app Application, log *slog.Logger) *Server {
+	cfg.setDefaults()
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	var d net.Dialer
+	d.SetMultipathTCP(false)
+	d.Timeout = time.Second
+	return &Server{
+		cfg: cfg, log: log, kernel: kernel, app: app,
+		conns: map[ID]*conn{},
+		transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return d.DialContext(ctx, "tcp", cfg.Upstream)
+			},
+			DisableCompression:    true,
+			MaxIdleConnsPerHost:   1024,
+			IdleConnTimeout:       20 * time.Second,
+			ResponseHeaderTimeout: cfg.UpstreamTimeout,
+			WriteBufferSize:       32 << 10,
+			ReadBufferSize:        32 << 10,
+		},
+	}
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() *Stats { return &s.stats }
+
+// Serve accepts connections until ctx ends, and then drops them all without a
+// word to the clients: the other server goes on. It returns when every goroutine
+// has ended. The listener must not be an MPTCP one.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	sweep, cancel := context.WithCancel(ctx)
+	s.wg.Go(func() { s.sweep(sweep) })
+	defer func() {
+		cancel()
+		s.Fence()
+		s.wg.Wait()
+		s.transport.CloseIdleConnections()
+	}()
+	for {
+		sock, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() || isTemporary(err) {
+				s.log.Warn("accept", "error", err)
+				time.Sleep(5 * time.Millisecond)
+				continue
+			}
+			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		}
+		s.accept(sock.(*net.TCPConn))
+	}
+}
+
+// isTemporary reports errors of accept(2) that pass: a connection that was gone
+// already, or no descriptor left.
+func isTemporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+func (s *Server) accept(sock *net.TCPConn) {
+	client := sock.RemoteAddr().(*net.TCPAddr).AddrPort()
+	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+	vip := s.cfg.VIP
+	rec, err := s.kernel.Conn(client, vip)
+	known := err == nil
+	id := ID{Client: client, VIP: vip, ISN: rec.ISN}
+
+	s.mu.Lock()
+	if s.role == fenced || s.role == following && !known {
+		s.mu.Unlock()
+		abort(sock)
+		return
+	}
+	s.stats.Accepted.Add(1)
+	c := s.get(id)
+	if c == nil {
+		s.mu.Unlock()
+		s.log.Warn("too many connections", "limit", maxConns)
+		abort(sock)
+		return
+	}
+	stream := s.stream
+	c.mu.Lock()
+	c.active, c.released = s.role == leading, s.released
+	c.protected = c.active && stream != nil && known && rec.Gated
+	alone := c.active && stream != nil && !c.protected
+	c.mu.Unlock()
+	s.mu.Unlock()
+	if alone {
+		s.sendLost(c, "it began before there was a backup")
+	}
+	c.attach(sock)
+}
+
+// get returns the connection's entry, making one where there is none; nil when
+// there are too many. mu is held.
+func (s *Server) get(id ID) *conn {
+	c := s.conns[id]
+	if c == nil && len(s.conns) < maxConns {
+		c = newConn(s, id)
+		s.conns[id] = c
+	}
+	return c
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	if s.conns[c.id] == c {
+		delete(s.conns, c.id)
+	}
+	s.mu.Unlock()
+}
+
+func (s *Server) all() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*conn, 0, len(s.conns))
+	for _, c := range s.conns {
+		list = append(list, c)
+	}
+	return list
+}
+
+// Counts returns how many connections there are, and how many of them are held
+// by the other server too.
+func (s *Server) Counts() (connections, protected int) {
+	for _, c := range s.all() {
+		c.mu.Lock()
+		if c.sock != nil && c.gone == nil {
+			connections++
+			if c.protected || !c.active {
+				protected++
+			}
+		}
+		c.mu.Unlock()
+	}
+	return connections, protected
+}
+
+// Follow makes this server the backup of whoever is at the other end of stream.
+// Whatever it held is dropped: a copy that has missed something is none.
+func (s *Server) Follow(stream Stream) {
+	s.mu.Lock()
+	old := s.conns
+	if s.role == following {
+		old = nil // connections that arrived before the stream
+	} else {
+		s.conns = map[ID]*conn{}
+	}
+	s.role, s.released, s.stream = following, false, stream
+	s.mu.Unlock()
+	for _, c := range old {
+		c.drop(errFenced, false)
+	}
+	for _, c := range s.all() {
+		c.mu.Lock()
+		received, eof := c.in.received(), c.in.eof
+		c.mu.Unlock()
+		if received > 0 || eof {
+			s.report(c, received, eof)
+		}
+	}
+}
+
+// Lead makes this server the active one. Connections that it held as a backup
+// go on from where they are: complete replies are written, requests without one
+// are run. Nothing is written to clients before released. It returns how many
+// connections could not go on.
+func (s *Server) Lead(released bool) (ended int) {
+	s.mu.Lock()
+	was := s.role
+	s.role, s.released, s.stream = leading, released, nil
+	s.mu.Unlock()
+	for _, c := range s.all() {
+		if was != following {
+			c.mu.Lock()
+			c.released = released
+			c.cond.Broadcast()
+			c.mu.Unlock()
+			continue
+		}
+		if !c.promote(released) {
+			ended++
+			s.giveUp(c, errors.New("it cannot be continued here"))
+		}
+	}
+	return ended
+}
+
+// Release says that the switch lets this server's packets out: replies are
+// written, and every connection is kicked.
+func (s *Server) Release() {
+	s.mu.Lock()
+	s.released = true
+	s.mu.Unlock()
+	all := s.all()
+	for _, c := range all {
+		c.mu.Lock()
+		c.released = true
+		c.cond.Broadcast()
+		c.mu.Unlock()
+	}
+	s.kick(all)
+}
+
+// Alone makes the active server stop waiting for a backup: what was withheld is
+// written, and acknowledgements that the gate swallowed are sent.
+func (s *Server) Alone() {
+	s.mu.Lock()
+	s.stream = nil
+	s.mu.Unlock()
+	var were []*conn
+	for _, c := range s.all() {
+		if c.unprotect() {
+			were = append(were, c)
+		}
+	}
+	s.kick(were)
+}
+
+// Replicate gives the active server a backup. Connections whose first packet
+// arrives under the gate from now on are held twice; the backup is told to drop
+// its copies of the others. arm switches the gate on.
+func (s *Server) Replicate(stream Stream, arm func() error) error {
+	s.mu.Lock()
+	s.stream = stream
+	s.mu.Unlock()
+	if err := arm(); err != nil {
+		return err
+	}
+	for _, c := range s.all() {
+		c.mu.Lock()
+		alone := c.sock != nil && !c.protected
+		c.mu.Unlock()
+		if alone {
+			s.sendLost(c, "it began before there was a backup")
+		}
+	}
+	return nil
+}
+
+// Fence drops every connection without a word to the clients.
+func (s *Server) Fence() {
+	s.mu.Lock()
+	old := s.conns
+	s.conns = map[ID]*conn{}
+	s.role, s.released, s.stream = fenced, false, nil
+	s.mu.Unlock()
+	for _, c := range old {
+		c.mu.Lock()
+		c.end(errFenced, false)
+		c.mu.Unlock()
+	}
+}
+
+func (s *Server) kick(list []*conn) {
+	for _, c := range list {
+		if err := s.kernel.Kick(c.id.Client, c.id.VIP); err != nil {
+			s.log.Debug("kick", "client", c.id.Client, "error", err)
+		}
+	}
+}
+
+// giveUp ends a connection that cannot go on, with an RST to the client.
+func (s *Server) giveUp(c *conn, why error) {
+	s.stats.Ended.Add(1)
+	s.log.Warn("connection ended", "client", c.id.Client, "reason", why)
+	c.drop(why, true)
+}
+
+// upstreamFailed is called with an error of the local application; it returns
+// whether the application is alive.
+func (s *Server) upstreamFailed(ctx context.Context, err error) bool {
+	return s.app.Suspect(ctx, err)
+}
+
+// Handle takes a frame that arrived on stream.
+func (s *Server) Handle(stream Stream, f *replicationv1.Frame) {
+	name := frameConn(f)
+	id, err := parseID(name)
+	if err != nil {
+		s.log.Warn("frame from the other server", "error", err)
+		return
+	}
+	s.mu.Lock()
+	if s.stream != stream {
+		s.mu.Unlock()
+		return // of an epoch that is over
+	}
+	role := s.role
+	c := s.conns[id]
+	if c == nil && f.GetClosed() == nil && f.GetLost() == nil && f.GetLogged() == nil {
+		c = s.get(id)
+	}
+	s.mu.Unlock()
+	if c == nil {
+		return
+	}
+	switch f := f.GetFrame().(type) {
+	case *replicationv1.Frame_Reply:
+		if role != following {
+			return
+		}
+		if logged, ok := c.logReply(f.Reply); ok {
+			stream.Send(&replicationv1.Frame{Frame: &replicationv1.Frame_Logged{
+				Logged: &replicationv1.Logged{Conn: name, Replied: logged}}})
+		}
+	case *replicationv1.Frame_Closed:
+		if role == following {
+			c.finish()
+			s.noteAcked(c)
+		}
+	case *replicationv1.Frame_Progress:
+		c.progress(f.Progress.GetReceived())
+	case *replicationv1.Frame_Logged:
+		c.confirm(f.Logged.GetReplied())
+	case *replicationv1.Frame_Lost:
+		if role == following {
+			c.drop(errLost, false)
+			return
+		}
+		if c.unprotect() {
+			s.stats.Unprotected.Add(1)
+			s.kernel.Ungate(c.id.Client, c.id.VIP)
+			s.kernel.Kick(c.id.Client, c.id.VIP)
+			s.log.Warn("connection unprotected", "client", c.id.Client, "reason", f.Lost.GetReason())
+		}
+	}
+}
+
+func (s *Server) send(f *replicationv1.Frame) {
+	s.mu.Lock()
+	stream := s.stream
+	s.mu.Unlock()
+	if stream != nil {
+		stream.Send(f) // its error: the stream is over, and the controller will say so
+	}
+}
+
+func (s *Server) sendClosed(c *conn) {
+	s.send(&replicationv1.Frame{Frame: &replicationv1.Frame_Closed{Closed: &replicationv1.Closed{Conn: c.id.bytes()}}})
+}
+
+func (s *Server) sendLost(c *conn, reason string) {
+	s.send(&replicationv1.Frame{Frame: &replicationv1.Frame_Lost{Lost: &replicationv1.Lost{Conn: c.id.bytes(), Reason: reason}}})
+}
+
+// report tells the active server how much of a client's stream is here.
+func (s *Server) report(c *conn, received uint64, eof bool) {
+	s.send(&replicationv1.Frame{Frame: &replicationv1.Frame_Progress{
+		Progress: &replicationv1.Progress{Conn: c.id.bytes(), Received: received, Eof: eof}}})
+}
+
+// noteAcked finds out how much of the replies the client has acknowledged, on a
+// backup that has something to write.
+func (s *Server) noteAcked(c *conn) {
+	c.mu.Lock()
+	idle := c.active || c.gone != nil || c.sock == nil || c.out.empty() && !c.finished
+	written := c.out.written
+	c.mu.Unlock()
+	if idle {
+		return
+	}
+	rec, err := s.kernel.Conn(c.id.Client, c.id.VIP)
+	if err != nil || rec.ISN != c.id.ISN {
+		return
+	}
+	// Sequence numbers wrap; the client is at most 2 GiB ahead.
+	ahead := int32(rec.Acked - (rec.ISN + 1) - uint32(written))
+	c.mu.Lock()
+	if acked := int64(written) + int64(ahead); acked > int64(c.acked) {
+		c.acked = uint64(acked)
+	}
+	c.cond.Broadcast()
+	c.mu.Unlock()
+}
+
+// sweepEvery is how often a backup looks for acknowledgements that no request
+// announced, and for connections that only one server knows.
+const sweepEvery = 50 * time.Millisecond
+
+func (s *Server) sweep(ctx context.Context) {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		for _, c := range s.all() {
+			c.mu.Lock()
+			orphan := c.sock == nil && time.Since(c.seen) > s.cfg.AttachTimeout
+			c.mu.Unlock()
+			if orphan {
+				s.stats.Unprotected.Add(1)
+				s.sendLost(c, "the kernel never had it")
+				c.drop(errLost, false)
+				continue
+			}
+			s.noteAcked(c)
+		}
+	}
+}
+
+// FrameVIP returns the service that a frame's connection belongs to.
+func FrameVIP(f *replicationv1.Frame) (netip.AddrPort, bool) {
+	id, err := parseID(frameConn(f))
+	return id.VIP, err == nil
+}
+
+// frameConn returns the connection's name in a frame, nil if it has none.
+func frameConn(f *replicationv1.Frame) []byte {
+	switch f := f.GetFrame().(type) {
+	case *replicationv1.Frame_Reply:
+		return f.Reply.GetConn()
+	case *replicationv1.Frame_Closed:
+		return f.Closed.GetConn()
+	case *replicationv1.Frame_Progress:
+		return f.Progress.GetConn()
+	case *replicationv1.Frame_Logged:
+		return f.Logged.GetConn()
+	case *replicationv1.Frame_Lost:
+		return f.Lost.GetConn()
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
+)
+
+// session is one stream to the controller. Messages wait in out while the
+// network takes them; when it is full the session has lost touch, and is ended.
+type session struct {
+	out    chan *agentv1.AgentMessage
+	cancel context.CancelFunc
+}
+
+func (s *session) send(m *agentv1.AgentMessage) {
+	select {
+	case s.out <- m:
+	default:
+		s.cancel()
+	}
+}
+
+const (
+	sessionQueue = 256
+	redialMin    = 20 * time.Millisecond
+	redialMax    = time.Second
+)
+
+// keepSession opens a session, and another one when it ends, until ctx ends.
+func (a *Agent) keepSession(ctx context.Context) error {
+	cc, err := grpc.NewClient(a.cfg.Controller,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}))
+	if err != nil {
+		return fmt.Errorf("controller %q: %w", a.cfg.Controller, err)
+	}
+	defer cc.Close()
+	wait := redialMin
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := a.runSession(ctx, agentv1.NewAgentControlClient(cc))
+		if ctx.Err() != nil {
+			break
+		}
+		if time.Since(began) > redialMax {
+			wait = redialMin
+		}
+		a.log.Debug("session", "error", err, "again in", wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, redialMax)
+		cc.ResetConnectBackoff()
+	}
+	return nil
+}
+
+func (a *Agent) runSession(ctx context.Context, client agentv1.AgentControlClient) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := client.Session(ctx)
+	if err != nil {
+		return err
+	}
+	s := &session{out: make(chan *agentv1.AgentMessage, sessionQueue), cancel: cancel}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case m := <-s.out:
+				if err := stream.Send(m); err != nil {
+					cancel()
+					return
+				}
+			}
+		}
+	}()
+	defer func() { cancel(); <-sent }()
+	if !a.post(ctx, sessionUp{s}) {
+		return ctx.Err()
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			a.post(ctx, sessionDown{s, err})
+			return err
+		}
+		if n := m.GetAssignment(); n != nil {
+			a.post(ctx, assigned{n})
+		}
+	}
+}
