@@ -1,6 +1,80 @@
-.PHONY: p4
-P4C ?= p4c-bm2-ss
+# SPDX-License-Identifier: Apache-2.0
+#
+#   sudo make demo    build, and run the main job: live connections outlive their server
+#   sudo make test    every test; installs from Debian what some of them need
+#   make build        the four programs, into bin/
+#   make generate     protobuf, eBPF and P4 names (needs protoc, clang, p4c; see below)
+
+# sudo's PATH often lacks Go.
+GO      ?= $(shell command -v go 2>/dev/null || echo /usr/local/go/bin/go)
+P4C     ?= p4c-bm2-ss
+VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -X github.com/understudy-net/understudy/internal/version.set=$(VERSION)
+PROGRAMS := understudy understudy-controller understudy-agent understudy-switch
+
+.PHONY: build demo test check fuzz bench packages generate p4 api ebpf clean
+
+build:
+	$(GO) build -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+demo: build
+	bin/understudy lab demo
+
+# Packages are tested one after the other: several of them measure, or fill both
+# cores of a small machine with a lab of their own.
+test: packages build
+	@$(GO) vet -buildvcs=false ./...
+	@set -o pipefail; $(GO) test -buildvcs=false -json -p 1 -timeout 20m ./... | \
+	    $(GO) run -buildvcs=false ./internal/testreport $(if $(filter 0,$(shell id -u)),-must agent/bpf$(comma)topologies/lab$(comma)p4/softswitch)
+
+comma := ,
+SHELL := /bin/bash
+
+# What the tests with other people's programs need. Without it they say that they
+# were skipped, and why.
+DEBIAN := nginx-light curl wrk
+packages:
+	@missing=; for p in $(DEBIAN); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing$$missing"; \
+	        (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing) >/tmp/understudy-apt.log 2>&1 \
+	            || echo "could not install$$missing (see /tmp/understudy-apt.log): the tests that need them will be skipped"; \
+	    else echo "not installed, tests that need them will be skipped:$$missing"; fi; fi
+
+# The same without root and without the lab.
+check:
+	$(GO) vet ./...
+	$(GO) test ./...
+
+FUZZTIME ?= 30s
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+	    for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	        echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	    done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./p4/... ./agent/...
+
+generate: p4 api ebpf
+
+# The data plane, with p4c (https://github.com/p4lang/p4c) and its bmv2 back end.
 p4:
 	cd p4/src && $(P4C) --std p4-16 -o ../build/understudy.json \
 	    --p4runtime-files ../build/understudy.p4info.txtpb understudy_v1model.p4
-	cd p4 && go generate .
+	cd p4 && $(GO) generate .
+
+# protoc 3.21 or later, protoc-gen-go, protoc-gen-go-grpc.
+api:
+	for f in api/*/v1/*.proto; do \
+	    protoc -I api --go_out=. --go_opt=module=github.com/understudy-net/understudy \
+	        --go-grpc_out=. --go-grpc_opt=module=github.com/understudy-net/understudy $$f || exit 1; done
+
+# clang, llvm-strip and libbpf's headers (Debian: clang llvm libbpf-dev).
+ebpf:
+	$(GO) generate ./agent/bpf
+
+clean:
+	rm -rf bin

@@ -52,10 +52,12 @@ type Config struct {
 	Server            string
 	Controller        string
 	ReplicationListen string
-	Version           string
-	Kernel            Kernel
-	Log               *slog.Logger
-	Proxy             proxy.Config // Upstream and VIP are set per service
+	// Interface is the data interface, whose carrier is watched; "" for none.
+	Interface string
+	Version   string
+	Kernel    Kernel
+	Log       *slog.Logger
+	Proxy     proxy.Config // Upstream and VIP are set per service
 }
 
 // Agent plays one server's part. Make it with New.
@@ -71,6 +73,7 @@ type Agent struct {
 	stream   *replication.Stream
 	session  *session
 	health   *agentv1.Health
+	linkDown bool
 	beat     *heartbeatSender
 	counted  *agentv1.Protection
 }
@@ -100,6 +103,7 @@ type (
 		s   *replication.Stream
 		err error
 	}
+	carrierChanged     struct{ down bool }
 	applicationChanged struct {
 		vip    netip.AddrPort
 		up     bool
@@ -149,6 +153,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.keepSession(ctx) })
 	g.Go(func() error { return a.acceptStreams(ctx, l) })
 	g.Go(func() error { return a.beat.run(ctx, a.instance, a.log) })
+	g.Go(func() error { return a.watchCarrier(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -169,6 +174,9 @@ func (a *Agent) loop(ctx context.Context) error {
 	}()
 	count := time.NewTicker(200 * time.Millisecond)
 	defer count.Stop()
+	alive := time.NewTicker(time.Hour)
+	defer alive.Stop()
+	every := time.Hour
 	for {
 		select {
 		case <-ctx.Done():
@@ -177,6 +185,12 @@ func (a *Agent) loop(ctx context.Context) error {
 			if err := a.handle(ctx, e); err != nil {
 				return err
 			}
+			if d := a.part.GetHeartbeat().GetInterval().AsDuration(); d >= minInterval && d != every {
+				every = d
+				alive.Reset(d)
+			}
+		case <-alive.C:
+			a.send(aliveMessage)
 		case <-count.C:
 			a.reportProtection()
 		}
@@ -215,6 +229,11 @@ func (a *Agent) handle(ctx context.Context, e any) error {
 				reason = e.err.Error()
 			}
 			a.reportStream(false, reason)
+		}
+	case carrierChanged:
+		if e.down != a.linkDown {
+			a.linkDown = e.down
+			a.reportHealth()
 		}
 	case applicationChanged:
 		s := a.services[e.vip]
@@ -475,6 +494,8 @@ func (a *Agent) streamUp(ctx context.Context, s *replication.Stream) {
 
 // --- reports to the controller ---
 
+var aliveMessage = &agentv1.AgentMessage{Message: &agentv1.AgentMessage_Alive{Alive: &agentv1.Alive{}}}
+
 // send hands a message to the session, if there is one. A message that is lost
 // with its session is made up for by the next session's hello.
 func (a *Agent) send(m *agentv1.AgentMessage) {
@@ -489,19 +510,22 @@ func (a *Agent) reportStream(up bool, reason string) {
 }
 
 func (a *Agent) reportHealth() {
-	h := &agentv1.Health{ApplicationUp: true}
+	h := &agentv1.Health{ApplicationUp: true, LinkDown: a.linkDown}
+	if a.linkDown {
+		h.Reason = fmt.Sprintf("%s has no carrier", a.cfg.Interface)
+	}
 	for _, s := range a.services {
 		if !s.up {
 			h.ApplicationUp = false
 			h.Reason = fmt.Sprintf("%s: %s", s.upstream, s.reason)
 		}
 	}
-	if h.GetApplicationUp() == a.health.GetApplicationUp() {
+	if h.GetApplicationUp() == a.health.GetApplicationUp() && h.GetLinkDown() == a.health.GetLinkDown() {
 		return
 	}
 	a.health = h
 	a.beat.applicationUp.Store(h.GetApplicationUp())
-	a.log.Info("local application", "up", h.GetApplicationUp(), "reason", h.GetReason())
+	a.log.Info("health", "application up", h.GetApplicationUp(), "link down", h.GetLinkDown(), "reason", h.GetReason())
 	a.send(&agentv1.AgentMessage{Message: &agentv1.AgentMessage_Health{Health: h}})
 }
 

@@ -52,7 +52,7 @@ type conn struct {
 	// replayBefore that also holds for one of which nothing had arrived here.
 	replay       bool
 	replayBefore time.Time
-	finished     bool   // close when everything has been written
+	finished     bool // close when everything has been written
 	finishedAt   time.Time
 	gone         error // over: every goroutine returns
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -111,6 +112,10 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 		return err
 	}
 	defer injector.Close()
+	// One processor more than there are, in Go's terms: the heartbeat's thread
+	// has real-time priority, and must not wait for another thread of this
+	// process that the kernel has put aside.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	off := map[string]bool{}
 	for _, f := range cfg.Disable {
 		off[f] = true
@@ -118,7 +123,7 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 	}
 	return agent.New(agent.Config{
 		Server: cfg.Server, Controller: cfg.Controller, ReplicationListen: cfg.ReplicationListen,
-		Version: version.String(), Log: log,
+		Interface: cfg.Interface, Version: version.String(), Log: log,
 		Kernel: &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
 	}).Run(ctx)
 }

@@ -90,6 +90,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Applied
 	//	*AgentMessage_Replication
 	//	*AgentMessage_Protection
+	//	*AgentMessage_Alive
 	Message       isAgentMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -177,6 +178,15 @@ func (x *AgentMessage) GetProtection() *Protection {
 	return nil
 }
 
+func (x *AgentMessage) GetAlive() *Alive {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Alive); ok {
+			return x.Alive
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Message interface {
 	isAgentMessage_Message()
 }
@@ -201,6 +211,10 @@ type AgentMessage_Protection struct {
 	Protection *Protection `protobuf:"bytes,5,opt,name=protection,proto3,oneof"`
 }
 
+type AgentMessage_Alive struct {
+	Alive *Alive `protobuf:"bytes,6,opt,name=alive,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Message() {}
 
 func (*AgentMessage_Health) isAgentMessage_Message() {}
@@ -210,6 +224,47 @@ func (*AgentMessage_Applied) isAgentMessage_Message() {}
 func (*AgentMessage_Replication) isAgentMessage_Message() {}
 
 func (*AgentMessage_Protection) isAgentMessage_Message() {}
+
+func (*AgentMessage_Alive) isAgentMessage_Message() {}
+
+// Alive is sent as often as heartbeats are, while the agent has a part: a second
+// sign of life, by another path. A server is silent when both have stopped; a
+// data path that is only slow costs no failover.
+type Alive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alive) Reset() {
+	*x = Alive{}
+	mi := &file_agent_v1_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alive) ProtoMessage() {}
+
+func (x *Alive) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_v1_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alive.ProtoReflect.Descriptor instead.
+func (*Alive) Descriptor() ([]byte, []int) {
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{1}
+}
 
 // Hello opens a session.
 type Hello struct {
@@ -233,7 +288,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_agent_v1_agent_proto_msgTypes[1]
+	mi := &file_agent_v1_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -245,7 +300,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[1]
+	mi := &file_agent_v1_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -258,7 +313,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Hello) GetServer() string {
@@ -310,19 +365,21 @@ func (x *Hello) GetHealth() *Health {
 	return nil
 }
 
-// Health says whether the local application can serve. Sent when it changes.
+// Health says whether this server can serve. Sent when it changes.
 type Health struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ApplicationUp bool                   `protobuf:"varint,1,opt,name=application_up,json=applicationUp,proto3" json:"application_up,omitempty"`
-	// What was seen: refused, closed, an error in the middle of a reply.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What was seen: refused, closed, an error in the middle of a reply; no carrier.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The data interface has lost its carrier.
+	LinkDown      bool `protobuf:"varint,3,opt,name=link_down,json=linkDown,proto3" json:"link_down,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_agent_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +391,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_agent_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +404,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Health) GetApplicationUp() bool {
@@ -364,6 +421,13 @@ func (x *Health) GetReason() string {
 	return ""
 }
 
+func (x *Health) GetLinkDown() bool {
+	if x != nil {
+		return x.LinkDown
+	}
+	return false
+}
+
 // Applied confirms that an assignment is in force in kernel and proxy.
 type Applied struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -375,7 +439,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_agent_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +451,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_agent_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +464,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Applied) GetEpoch() uint64 {
@@ -429,7 +493,7 @@ type Replication struct {
 
 func (x *Replication) Reset() {
 	*x = Replication{}
-	mi := &file_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_agent_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +505,7 @@ func (x *Replication) String() string {
 func (*Replication) ProtoMessage() {}
 
 func (x *Replication) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_agent_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +518,7 @@ func (x *Replication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replication.ProtoReflect.Descriptor instead.
 func (*Replication) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Replication) GetEpoch() uint64 {
@@ -494,7 +558,7 @@ type Protection struct {
 
 func (x *Protection) Reset() {
 	*x = Protection{}
-	mi := &file_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -506,7 +570,7 @@ func (x *Protection) String() string {
 func (*Protection) ProtoMessage() {}
 
 func (x *Protection) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -519,7 +583,7 @@ func (x *Protection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Protection.ProtoReflect.Descriptor instead.
 func (*Protection) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Protection) GetEpoch() uint64 {
@@ -562,7 +626,7 @@ type ControllerMessage struct {
 
 func (x *ControllerMessage) Reset() {
 	*x = ControllerMessage{}
-	mi := &file_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +638,7 @@ func (x *ControllerMessage) String() string {
 func (*ControllerMessage) ProtoMessage() {}
 
 func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +651,7 @@ func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerMessage.ProtoReflect.Descriptor instead.
 func (*ControllerMessage) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ControllerMessage) GetMessage() isControllerMessage_Message {
@@ -639,7 +703,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +715,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +728,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Assignment) GetPair() string {
@@ -733,7 +797,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +809,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +822,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Peer) GetServer() string {
@@ -792,7 +856,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +868,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +881,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Service) GetName() string {
@@ -871,7 +935,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +947,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +960,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Heartbeat) GetDestination() string {
@@ -931,7 +995,7 @@ var File_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14agent/v1/agent.proto\x12\x13understudy.agent.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc7\x02\n" +
+	"\x14agent/v1/agent.proto\x12\x13understudy.agent.v1\x1a\x1egoogle/protobuf/duration.proto\"\xfb\x02\n" +
 	"\fAgentMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.understudy.agent.v1.HelloH\x00R\x05hello\x125\n" +
 	"\x06health\x18\x02 \x01(\v2\x1b.understudy.agent.v1.HealthH\x00R\x06health\x128\n" +
@@ -939,8 +1003,10 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\vreplication\x18\x04 \x01(\v2 .understudy.agent.v1.ReplicationH\x00R\vreplication\x12A\n" +
 	"\n" +
 	"protection\x18\x05 \x01(\v2\x1f.understudy.agent.v1.ProtectionH\x00R\n" +
-	"protectionB\t\n" +
-	"\amessage\"\x80\x02\n" +
+	"protection\x122\n" +
+	"\x05alive\x18\x06 \x01(\v2\x1a.understudy.agent.v1.AliveH\x00R\x05aliveB\t\n" +
+	"\amessage\"\a\n" +
+	"\x05Alive\"\x80\x02\n" +
 	"\x05Hello\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x06R\binstance\x12\x18\n" +
@@ -948,10 +1014,11 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\x13replication_address\x18\x04 \x01(\tR\x12replicationAddress\x12-\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x19.understudy.agent.v1.RoleR\x04role\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x123\n" +
-	"\x06health\x18\a \x01(\v2\x1b.understudy.agent.v1.HealthR\x06health\"G\n" +
+	"\x06health\x18\a \x01(\v2\x1b.understudy.agent.v1.HealthR\x06health\"d\n" +
 	"\x06Health\x12%\n" +
 	"\x0eapplication_up\x18\x01 \x01(\bR\rapplicationUp\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"N\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1b\n" +
+	"\tlink_down\x18\x03 \x01(\bR\blinkDown\"N\n" +
 	"\aApplied\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12-\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x19.understudy.agent.v1.RoleR\x04role\"K\n" +
@@ -1017,44 +1084,46 @@ func file_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_agent_v1_agent_proto_goTypes = []any{
 	(Role)(0),                   // 0: understudy.agent.v1.Role
 	(*AgentMessage)(nil),        // 1: understudy.agent.v1.AgentMessage
-	(*Hello)(nil),               // 2: understudy.agent.v1.Hello
-	(*Health)(nil),              // 3: understudy.agent.v1.Health
-	(*Applied)(nil),             // 4: understudy.agent.v1.Applied
-	(*Replication)(nil),         // 5: understudy.agent.v1.Replication
-	(*Protection)(nil),          // 6: understudy.agent.v1.Protection
-	(*ControllerMessage)(nil),   // 7: understudy.agent.v1.ControllerMessage
-	(*Assignment)(nil),          // 8: understudy.agent.v1.Assignment
-	(*Peer)(nil),                // 9: understudy.agent.v1.Peer
-	(*Service)(nil),             // 10: understudy.agent.v1.Service
-	(*Heartbeat)(nil),           // 11: understudy.agent.v1.Heartbeat
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(*Alive)(nil),               // 2: understudy.agent.v1.Alive
+	(*Hello)(nil),               // 3: understudy.agent.v1.Hello
+	(*Health)(nil),              // 4: understudy.agent.v1.Health
+	(*Applied)(nil),             // 5: understudy.agent.v1.Applied
+	(*Replication)(nil),         // 6: understudy.agent.v1.Replication
+	(*Protection)(nil),          // 7: understudy.agent.v1.Protection
+	(*ControllerMessage)(nil),   // 8: understudy.agent.v1.ControllerMessage
+	(*Assignment)(nil),          // 9: understudy.agent.v1.Assignment
+	(*Peer)(nil),                // 10: understudy.agent.v1.Peer
+	(*Service)(nil),             // 11: understudy.agent.v1.Service
+	(*Heartbeat)(nil),           // 12: understudy.agent.v1.Heartbeat
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
 }
 var file_agent_v1_agent_proto_depIdxs = []int32{
-	2,  // 0: understudy.agent.v1.AgentMessage.hello:type_name -> understudy.agent.v1.Hello
-	3,  // 1: understudy.agent.v1.AgentMessage.health:type_name -> understudy.agent.v1.Health
-	4,  // 2: understudy.agent.v1.AgentMessage.applied:type_name -> understudy.agent.v1.Applied
-	5,  // 3: understudy.agent.v1.AgentMessage.replication:type_name -> understudy.agent.v1.Replication
-	6,  // 4: understudy.agent.v1.AgentMessage.protection:type_name -> understudy.agent.v1.Protection
-	0,  // 5: understudy.agent.v1.Hello.role:type_name -> understudy.agent.v1.Role
-	3,  // 6: understudy.agent.v1.Hello.health:type_name -> understudy.agent.v1.Health
-	0,  // 7: understudy.agent.v1.Applied.role:type_name -> understudy.agent.v1.Role
-	8,  // 8: understudy.agent.v1.ControllerMessage.assignment:type_name -> understudy.agent.v1.Assignment
-	0,  // 9: understudy.agent.v1.Assignment.role:type_name -> understudy.agent.v1.Role
-	9,  // 10: understudy.agent.v1.Assignment.peer:type_name -> understudy.agent.v1.Peer
-	10, // 11: understudy.agent.v1.Assignment.services:type_name -> understudy.agent.v1.Service
-	11, // 12: understudy.agent.v1.Assignment.heartbeat:type_name -> understudy.agent.v1.Heartbeat
-	12, // 13: understudy.agent.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
-	1,  // 14: understudy.agent.v1.AgentControl.Session:input_type -> understudy.agent.v1.AgentMessage
-	7,  // 15: understudy.agent.v1.AgentControl.Session:output_type -> understudy.agent.v1.ControllerMessage
-	15, // [15:16] is the sub-list for method output_type
-	14, // [14:15] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	3,  // 0: understudy.agent.v1.AgentMessage.hello:type_name -> understudy.agent.v1.Hello
+	4,  // 1: understudy.agent.v1.AgentMessage.health:type_name -> understudy.agent.v1.Health
+	5,  // 2: understudy.agent.v1.AgentMessage.applied:type_name -> understudy.agent.v1.Applied
+	6,  // 3: understudy.agent.v1.AgentMessage.replication:type_name -> understudy.agent.v1.Replication
+	7,  // 4: understudy.agent.v1.AgentMessage.protection:type_name -> understudy.agent.v1.Protection
+	2,  // 5: understudy.agent.v1.AgentMessage.alive:type_name -> understudy.agent.v1.Alive
+	0,  // 6: understudy.agent.v1.Hello.role:type_name -> understudy.agent.v1.Role
+	4,  // 7: understudy.agent.v1.Hello.health:type_name -> understudy.agent.v1.Health
+	0,  // 8: understudy.agent.v1.Applied.role:type_name -> understudy.agent.v1.Role
+	9,  // 9: understudy.agent.v1.ControllerMessage.assignment:type_name -> understudy.agent.v1.Assignment
+	0,  // 10: understudy.agent.v1.Assignment.role:type_name -> understudy.agent.v1.Role
+	10, // 11: understudy.agent.v1.Assignment.peer:type_name -> understudy.agent.v1.Peer
+	11, // 12: understudy.agent.v1.Assignment.services:type_name -> understudy.agent.v1.Service
+	12, // 13: understudy.agent.v1.Assignment.heartbeat:type_name -> understudy.agent.v1.Heartbeat
+	13, // 14: understudy.agent.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
+	1,  // 15: understudy.agent.v1.AgentControl.Session:input_type -> understudy.agent.v1.AgentMessage
+	8,  // 16: understudy.agent.v1.AgentControl.Session:output_type -> understudy.agent.v1.ControllerMessage
+	16, // [16:17] is the sub-list for method output_type
+	15, // [15:16] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_agent_v1_agent_proto_init() }
@@ -1068,8 +1137,9 @@ func file_agent_v1_agent_proto_init() {
 		(*AgentMessage_Applied)(nil),
 		(*AgentMessage_Replication)(nil),
 		(*AgentMessage_Protection)(nil),
+		(*AgentMessage_Alive)(nil),
 	}
-	file_agent_v1_agent_proto_msgTypes[6].OneofWrappers = []any{
+	file_agent_v1_agent_proto_msgTypes[7].OneofWrappers = []any{
 		(*ControllerMessage_Assignment)(nil),
 	}
 	type x struct{}
@@ -1078,7 +1148,7 @@ func file_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_v1_agent_proto_rawDesc), len(file_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4,7 +4,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: switchfault.proto
+// source: switchfault/v1/switchfault.proto
 
 // Faults that a test may ask the embedded switch to make. The service exists only
 // in a switch that was started with --enable-fault-injection.
@@ -44,7 +44,7 @@ type SetDropRequest struct {
 
 func (x *SetDropRequest) Reset() {
 	*x = SetDropRequest{}
-	mi := &file_switchfault_proto_msgTypes[0]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -56,7 +56,7 @@ func (x *SetDropRequest) String() string {
 func (*SetDropRequest) ProtoMessage() {}
 
 func (x *SetDropRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_switchfault_proto_msgTypes[0]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -69,7 +69,7 @@ func (x *SetDropRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDropRequest.ProtoReflect.Descriptor instead.
 func (*SetDropRequest) Descriptor() ([]byte, []int) {
-	return file_switchfault_proto_rawDescGZIP(), []int{0}
+	return file_switchfault_v1_switchfault_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *SetDropRequest) GetPort() uint32 {
@@ -108,7 +108,7 @@ type SetDropResponse struct {
 
 func (x *SetDropResponse) Reset() {
 	*x = SetDropResponse{}
-	mi := &file_switchfault_proto_msgTypes[1]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -120,7 +120,7 @@ func (x *SetDropResponse) String() string {
 func (*SetDropResponse) ProtoMessage() {}
 
 func (x *SetDropResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_switchfault_proto_msgTypes[1]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -133,7 +133,7 @@ func (x *SetDropResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDropResponse.ProtoReflect.Descriptor instead.
 func (*SetDropResponse) Descriptor() ([]byte, []int) {
-	return file_switchfault_proto_rawDescGZIP(), []int{1}
+	return file_switchfault_v1_switchfault_proto_rawDescGZIP(), []int{1}
 }
 
 type GetDropsRequest struct {
@@ -144,7 +144,7 @@ type GetDropsRequest struct {
 
 func (x *GetDropsRequest) Reset() {
 	*x = GetDropsRequest{}
-	mi := &file_switchfault_proto_msgTypes[2]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -156,7 +156,7 @@ func (x *GetDropsRequest) String() string {
 func (*GetDropsRequest) ProtoMessage() {}
 
 func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_switchfault_proto_msgTypes[2]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -169,7 +169,7 @@ func (x *GetDropsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsRequest.ProtoReflect.Descriptor instead.
 func (*GetDropsRequest) Descriptor() ([]byte, []int) {
-	return file_switchfault_proto_rawDescGZIP(), []int{2}
+	return file_switchfault_v1_switchfault_proto_rawDescGZIP(), []int{2}
 }
 
 type GetDropsResponse struct {
@@ -183,7 +183,7 @@ type GetDropsResponse struct {
 
 func (x *GetDropsResponse) Reset() {
 	*x = GetDropsResponse{}
-	mi := &file_switchfault_proto_msgTypes[3]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -195,7 +195,7 @@ func (x *GetDropsResponse) String() string {
 func (*GetDropsResponse) ProtoMessage() {}
 
 func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_switchfault_proto_msgTypes[3]
+	mi := &file_switchfault_v1_switchfault_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -208,7 +208,7 @@ func (x *GetDropsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDropsResponse.ProtoReflect.Descriptor instead.
 func (*GetDropsResponse) Descriptor() ([]byte, []int) {
-	return file_switchfault_proto_rawDescGZIP(), []int{3}
+	return file_switchfault_v1_switchfault_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GetDropsResponse) GetDropped() map[uint32]uint64 {
@@ -218,11 +218,11 @@ func (x *GetDropsResponse) GetDropped() map[uint32]uint64 {
 	return nil
 }
 
-var File_switchfault_proto protoreflect.FileDescriptor
+var File_switchfault_v1_switchfault_proto protoreflect.FileDescriptor
 
-const file_switchfault_proto_rawDesc = "" +
+const file_switchfault_v1_switchfault_proto_rawDesc = "" +
 	"\n" +
-	"\x11switchfault.proto\x12\x19understudy.switchfault.v1\"l\n" +
+	" switchfault/v1/switchfault.proto\x12\x19understudy.switchfault.v1\"l\n" +
 	"\x0eSetDropRequest\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x15\n" +
 	"\x06one_in\x18\x02 \x01(\rR\x05oneIn\x12\x12\n" +
@@ -240,26 +240,26 @@ const file_switchfault_proto_rawDesc = "" +
 	"\bGetDrops\x12*.understudy.switchfault.v1.GetDropsRequest\x1a+.understudy.switchfault.v1.GetDropsResponseBGZEgithub.com/understudy-net/understudy/api/switchfault/v1;switchfaultv1b\x06proto3"
 
 var (
-	file_switchfault_proto_rawDescOnce sync.Once
-	file_switchfault_proto_rawDescData []byte
+	file_switchfault_v1_switchfault_proto_rawDescOnce sync.Once
+	file_switchfault_v1_switchfault_proto_rawDescData []byte
 )
 
-func file_switchfault_proto_rawDescGZIP() []byte {
-	file_switchfault_proto_rawDescOnce.Do(func() {
-		file_switchfault_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_switchfault_proto_rawDesc), len(file_switchfault_proto_rawDesc)))
+func file_switchfault_v1_switchfault_proto_rawDescGZIP() []byte {
+	file_switchfault_v1_switchfault_proto_rawDescOnce.Do(func() {
+		file_switchfault_v1_switchfault_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_switchfault_v1_switchfault_proto_rawDesc), len(file_switchfault_v1_switchfault_proto_rawDesc)))
 	})
-	return file_switchfault_proto_rawDescData
+	return file_switchfault_v1_switchfault_proto_rawDescData
 }
 
-var file_switchfault_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
-var file_switchfault_proto_goTypes = []any{
+var file_switchfault_v1_switchfault_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_switchfault_v1_switchfault_proto_goTypes = []any{
 	(*SetDropRequest)(nil),   // 0: understudy.switchfault.v1.SetDropRequest
 	(*SetDropResponse)(nil),  // 1: understudy.switchfault.v1.SetDropResponse
 	(*GetDropsRequest)(nil),  // 2: understudy.switchfault.v1.GetDropsRequest
 	(*GetDropsResponse)(nil), // 3: understudy.switchfault.v1.GetDropsResponse
 	nil,                      // 4: understudy.switchfault.v1.GetDropsResponse.DroppedEntry
 }
-var file_switchfault_proto_depIdxs = []int32{
+var file_switchfault_v1_switchfault_proto_depIdxs = []int32{
 	4, // 0: understudy.switchfault.v1.GetDropsResponse.dropped:type_name -> understudy.switchfault.v1.GetDropsResponse.DroppedEntry
 	0, // 1: understudy.switchfault.v1.Faults.SetDrop:input_type -> understudy.switchfault.v1.SetDropRequest
 	2, // 2: understudy.switchfault.v1.Faults.GetDrops:input_type -> understudy.switchfault.v1.GetDropsRequest
@@ -272,26 +272,26 @@ var file_switchfault_proto_depIdxs = []int32{
 	0, // [0:1] is the sub-list for field type_name
 }
 
-func init() { file_switchfault_proto_init() }
-func file_switchfault_proto_init() {
-	if File_switchfault_proto != nil {
+func init() { file_switchfault_v1_switchfault_proto_init() }
+func file_switchfault_v1_switchfault_proto_init() {
+	if File_switchfault_v1_switchfault_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_switchfault_proto_rawDesc), len(file_switchfault_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_switchfault_v1_switchfault_proto_rawDesc), len(file_switchfault_v1_switchfault_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
-		GoTypes:           file_switchfault_proto_goTypes,
-		DependencyIndexes: file_switchfault_proto_depIdxs,
-		MessageInfos:      file_switchfault_proto_msgTypes,
+		GoTypes:           file_switchfault_v1_switchfault_proto_goTypes,
+		DependencyIndexes: file_switchfault_v1_switchfault_proto_depIdxs,
+		MessageInfos:      file_switchfault_v1_switchfault_proto_msgTypes,
 	}.Build()
-	File_switchfault_proto = out.File
-	file_switchfault_proto_goTypes = nil
-	file_switchfault_proto_depIdxs = nil
+	File_switchfault_v1_switchfault_proto = out.File
+	file_switchfault_v1_switchfault_proto_goTypes = nil
+	file_switchfault_v1_switchfault_proto_depIdxs = nil
 }

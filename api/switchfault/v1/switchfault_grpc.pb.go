@@ -4,7 +4,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             v3.21.12
-// source: switchfault.proto
+// source: switchfault/v1/switchfault.proto
 
 // Faults that a test may ask the embedded switch to make. The service exists only
 // in a switch that was started with --enable-fault-injection.
@@ -174,5 +174,5 @@ var Faults_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
-	Metadata: "switchfault.proto",
+	Metadata: "switchfault/v1/switchfault.proto",
 }
