@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command understudy-switch is a software switch: it executes a P4 program, as
+// p4c's bmv2 backend compiled it, on Linux network interfaces, and serves
+// P4Runtime. Its flags are those of simple_switch_grpc where they mean the same.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/understudy-net/understudy/p4/softswitch"
+)
+
+func main() {
+	if err := command().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "understudy-switch:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	interfaces []string
+	deviceID   uint64
+	addr       string
+	cpuPort    uint16
+	dropPort   uint16
+	p4info     string
+	noP4       bool
+	logLevel   string
+	faults     bool
+}
+
+func command() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "understudy-switch [flags] [PROGRAM.json]",
+		Short: "A software switch that executes P4 programs and serves P4Runtime",
+		Long: `understudy-switch executes a P4 program, as p4c's bmv2 backend compiled it for
+v1model, on Linux network interfaces, and serves P4Runtime.
+
+Without PROGRAM.json it drops all packets until a controller has set a pipeline.`,
+		Example: `  understudy-switch -i 1@veth1 -i 2@veth2 --cpu-port 510
+  understudy-switch -i 1@veth1 --p4info prog.p4info.txtpb prog.json`,
+		Args:          cobra.MaximumNArgs(1),
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return run(ctx, o, args)
+		},
+	}
+	cmd.SetContext(context.Background())
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.interfaces, "interface", "i", nil, "attach `PORT@INTERFACE`, such as 1@veth1 (repeatable)")
+	f.Uint64Var(&o.deviceID, "device-id", 0, "P4Runtime device `ID`")
+	f.StringVar(&o.addr, "grpc-server-addr", "0.0.0.0:9559", "serve P4Runtime on `ADDRESS`: IP:PORT or unix:PATH")
+	f.Uint16Var(&o.cpuPort, "cpu-port", 510, "port `NUMBER` of the controllers, 0 for none")
+	f.Uint16Var(&o.dropPort, "drop-port", 511, "port `NUMBER` that drops packets")
+	f.StringVar(&o.p4info, "p4info", "", "P4Info `FILE` of PROGRAM.json, in text or binary form")
+	f.BoolVar(&o.noP4, "no-p4", false, "start without a program (the default if none is given)")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&o.faults, "enable-fault-injection", false, "serve understudy.switchfault.v1.Faults too, for tests")
+	return cmd
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v := info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
+				v = s.Value
+			}
+		}
+		if v != "" {
+			return v + " " + runtime.Version()
+		}
+	}
+	return "unknown"
+}
+
+func run(ctx context.Context, o options, args []string) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	cfg := softswitch.Config{DeviceID: o.deviceID, CPUPort: o.cpuPort, DropPort: o.dropPort,
+		FaultInjection: o.faults, Log: log}
+
+	switch {
+	case len(args) == 1 && o.noP4:
+		return errors.New("--no-p4 and a program contradict each other: leave one out")
+	case len(args) == 1 && o.p4info == "":
+		return errors.New("a program needs its P4Info: give --p4info FILE as well")
+	case len(args) == 0 && o.p4info != "":
+		return errors.New("--p4info needs a program: give PROGRAM.json as well")
+	case len(args) == 1:
+		device, err := os.ReadFile(args[0])
+		if err != nil {
+			return err
+		}
+		info, err := os.ReadFile(o.p4info)
+		if err != nil {
+			return err
+		}
+		if cfg.Pipeline, err = softswitch.LoadConfig(device, info); err != nil {
+			return fmt.Errorf("%s: %w", o.p4info, err)
+		}
+	}
+	for _, spec := range o.interfaces {
+		number, name, err := parsePort(spec)
+		if err != nil {
+			return err
+		}
+		link, err := softswitch.OpenPacketLink(name, log)
+		if err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				return fmt.Errorf("%w: run as root or with CAP_NET_RAW and CAP_NET_ADMIN", err)
+			}
+			return err
+		}
+		cfg.Ports = append(cfg.Ports, softswitch.Port{Number: number, Link: link})
+	}
+	var err error
+	if cfg.Listener, err = listen(o.addr); err != nil {
+		return err
+	}
+	sw, err := softswitch.New(cfg)
+	if err != nil {
+		cfg.Listener.Close()
+		return err
+	}
+	go func() {
+		select {
+		case <-sw.Ready():
+			log.Info("ready", "device", o.deviceID, "p4runtime", cfg.Listener.Addr().String(), "ports", len(cfg.Ports))
+		case <-ctx.Done():
+		}
+	}()
+	err = sw.Run(ctx)
+	sw.LogStats()
+	return err
+}
+
+// parsePort reads PORT@INTERFACE.
+func parsePort(spec string) (uint16, string, error) {
+	num, name, ok := strings.Cut(spec, "@")
+	n, err := strconv.ParseUint(num, 10, 16)
+	if !ok || err != nil || name == "" {
+		return 0, "", fmt.Errorf("--interface %q: want PORT@INTERFACE, such as 1@veth1", spec)
+	}
+	return uint16(n), name, nil
+}
+
+func listen(addr string) (net.Listener, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+		// A socket that a dead process left behind would be in the way.
+		if fi, err := os.Stat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
+			if c, err := net.Dial("unix", path); err == nil {
+				c.Close()
+				return nil, fmt.Errorf("--grpc-server-addr: another process serves %s", path)
+			}
+			os.Remove(path)
+		}
+	}
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("--grpc-server-addr: %w", err)
+	}
+	return l, nil
+}

@@ -1,0 +1,568 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/understudy-net/understudy/p4/bmv2"
+)
+
+// Errors of a table's control functions. They are wrapped, as is ErrArgument.
+var (
+	ErrExists   = errors.New("entry already exists")
+	ErrNotFound = errors.New("no such entry")
+	ErrFull     = errors.New("table is full")
+	ErrConst    = errors.New("table is constant")
+)
+
+// A Table matches packets against entries. Its control functions may be called
+// from any goroutine, while packets are looked up.
+type Table struct {
+	def      *bmv2.Table
+	actions  []*boundAction
+	keys     []keyPart
+	keyBytes int
+	lpm      int // index of the lpm key element
+	hitMiss  bool
+	nextHit  *node
+	nextMiss *node
+	noAction *Bound // run if there is no default action
+
+	mu       sync.Mutex // held by control functions
+	entries  map[string]*Entry
+	order    uint64
+	original *Bound // default action of the program
+
+	fallback atomic.Pointer[Bound] // the default action
+
+	// One of these finds entries, by the table's kind.
+	exact   *index
+	levels  atomic.Pointer[[]lpmLevel]   // longest prefix first
+	ternary atomic.Pointer[[]*ternEntry] // highest priority first
+}
+
+// keyPart is a key element at an offset of the key.
+type keyPart struct {
+	def   *bmv2.KeyElement
+	l     *loc // nil: the validity of a header
+	valid int  // slot that says whether the header is valid; -1 for metadata
+	slot  int
+	at, n int
+	mask  uint64 // static mask of a narrow part
+	wmask []byte // static mask of a wide part; nil: none
+}
+
+type lpmLevel struct {
+	length int
+	idx    *index
+}
+
+type ternEntry struct {
+	value, mask []byte
+	ranges      []rangeMatch
+	entry       *Entry
+	order       uint64
+}
+
+type rangeMatch struct {
+	at, n    int
+	low, hig []byte
+}
+
+// An Entry is what a lookup finds. Match and Priority never change; the action
+// does, as a whole.
+type Entry struct {
+	Match    []bmv2.Match // as the key elements of the table; not to be modified
+	Priority int          // ternary and range tables: the highest wins
+	Const    bool         // part of the program
+	order    uint64
+
+	bound          atomic.Pointer[Bound]
+	packets, bytes atomic.Uint64
+}
+
+// Bound returns what the entry runs.
+func (e *Entry) Bound() *Bound { return e.bound.Load() }
+
+// Counter returns how many packets, and bytes of packets, met the entry.
+func (e *Entry) Counter() Count { return Count{e.packets.Load(), e.bytes.Load()} }
+
+// SetCounter overwrites the counter.
+func (e *Entry) SetCounter(c Count) {
+	e.packets.Store(c.Packets)
+	e.bytes.Store(c.Bytes)
+}
+
+// A Bound is an action with arguments. It must not be modified.
+type Bound struct {
+	Action *bmv2.TableAction // nil: none
+	Args   [][]byte          // each (width+7)/8 bytes
+	// Opaque is whatever the control plane wants to find again; it changes in
+	// the same moment as the action.
+	Opaque any
+
+	narrow []uint64
+	act    *action
+	next   *node
+}
+
+var noArgs Bound
+
+// boundAction is an action of a table and what follows it.
+type boundAction struct {
+	def  *bmv2.TableAction
+	act  *action
+	next *node
+}
+
+// Def returns the declaration of the table.
+func (t *Table) Def() *bmv2.Table { return t.def }
+
+// Len returns how many entries there are, the default one not counted.
+func (t *Table) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.entries)
+}
+
+// Bind prepares an action of the table. Each argument is (width+7)/8 bytes of an
+// unsigned number that fits the parameter's width.
+func (t *Table) Bind(action string, args [][]byte, opaque any) (*Bound, error) {
+	for _, a := range t.actions {
+		if a.def.Action.Name != action {
+			continue
+		}
+		params := a.def.Action.Params
+		if len(args) != len(params) {
+			return nil, fmt.Errorf("action %q: %d arguments, want %d: %w", action, len(args), len(params), ErrArgument)
+		}
+		b := &Bound{Action: a.def, Opaque: opaque, act: a.act, next: a.next,
+			Args: make([][]byte, len(args)), narrow: make([]uint64, len(args))}
+		for i, p := range params {
+			if err := checkWidth(args[i], p.Width); err != nil {
+				return nil, fmt.Errorf("action %q: parameter %q: %w", action, p.Name, err)
+			}
+			b.Args[i] = bytes.Clone(args[i])
+			if p.Width <= 64 {
+				b.narrow[i] = loadBE(args[i], len(args[i]))
+			}
+		}
+		return b, nil
+	}
+	return nil, fmt.Errorf("action %q is none of table %q: %w", action, t.def.Name, ErrArgument)
+}
+
+// checkWidth wants b to be (width+7)/8 bytes of a number of at most width bits.
+func checkWidth(b []byte, width int) error {
+	if len(b) != (width+7)/8 {
+		return fmt.Errorf("%d bytes, want %d: %w", len(b), (width+7)/8, ErrArgument)
+	}
+	if r := width % 8; r != 0 && b[0]>>r != 0 {
+		return fmt.Errorf("%x does not fit into %d bits: %w", b, width, ErrArgument)
+	}
+	return nil
+}
+
+// Default returns what the table runs on a miss; its Action is nil if there is
+// nothing to run.
+func (t *Table) Default() *Bound { return t.fallback.Load() }
+
+// SetDefault changes what the table runs on a miss; nil restores what the program
+// says.
+func (t *Table) SetDefault(b *Bound) error {
+	if t.def.Default != nil && t.def.Default.Const {
+		return fmt.Errorf("the default action of table %q: %w", t.def.Name, ErrConst)
+	}
+	if b == nil {
+		b = t.original
+	}
+	t.fallback.Store(b)
+	return nil
+}
+
+// canonical checks a match and returns it with all that cannot matter set to zero,
+// together with the entry's identity.
+func (t *Table) canonical(match []bmv2.Match, priority int) ([]bmv2.Match, string, error) {
+	if len(match) != len(t.keys) {
+		return nil, "", fmt.Errorf("%d match fields, want %d: %w", len(match), len(t.keys), ErrArgument)
+	}
+	if len(match) == 0 {
+		return nil, "", fmt.Errorf("table %q has no key and takes no entry: %w", t.def.Name, ErrArgument)
+	}
+	out := make([]bmv2.Match, len(match))
+	var id []byte
+	for i := range match {
+		k, m := &t.keys[i], &out[i]
+		width := k.def.Width
+		fail := func(err error) error { return fmt.Errorf("match field %q: %w", k.def.Name, err) }
+		if err := checkWidth(match[i].Value, width); err != nil {
+			return nil, "", fail(err)
+		}
+		m.Value = bytes.Clone(match[i].Value)
+		switch k.def.Kind {
+		case bmv2.LPM:
+			m.PrefixLen = match[i].PrefixLen
+			if m.PrefixLen < 0 || m.PrefixLen > width {
+				return nil, "", fail(fmt.Errorf("prefix length %d of %d bits: %w", m.PrefixLen, width, ErrArgument))
+			}
+			clearTail(m.Value, width, m.PrefixLen)
+			id = append(id, byte(m.PrefixLen>>8), byte(m.PrefixLen))
+		case bmv2.Ternary:
+			if err := checkWidth(match[i].Mask, width); err != nil {
+				return nil, "", fail(err)
+			}
+			m.Mask = bytes.Clone(match[i].Mask)
+			for j := range m.Value {
+				m.Value[j] &= m.Mask[j]
+			}
+			id = append(id, m.Mask...)
+		case bmv2.Range:
+			if err := checkWidth(match[i].High, width); err != nil {
+				return nil, "", fail(err)
+			}
+			m.High = bytes.Clone(match[i].High)
+			if bytes.Compare(m.Value, m.High) > 0 {
+				return nil, "", fail(fmt.Errorf("the range %x to %x is empty: %w", m.Value, m.High, ErrArgument))
+			}
+			id = append(id, m.High...)
+		}
+		id = append(id, m.Value...)
+	}
+	if t.def.Kind >= bmv2.Ternary {
+		id = fmt.Appendf(id, "/%d", priority)
+	} else if priority != 0 {
+		return nil, "", fmt.Errorf("priority %d in a table of kind %v: %w", priority, t.def.Kind, ErrArgument)
+	}
+	return out, string(id), nil
+}
+
+// clearTail makes all bits after the first n of width zero.
+func clearTail(b []byte, width, n int) {
+	bit := len(b)*8 - width + n
+	for i := range b {
+		switch left := bit - 8*i; {
+		case left <= 0:
+			b[i] = 0
+		case left < 8:
+			b[i] &= 0xff << (8 - left)
+		}
+	}
+}
+
+// Find returns the entry with exactly this match and priority, or ErrNotFound.
+func (t *Table) Find(match []bmv2.Match, priority int) (*Entry, error) {
+	_, id, err := t.canonical(match, priority)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.entries[id]; e != nil {
+		return e, nil
+	}
+	return nil, ErrNotFound
+}
+
+// Insert adds an entry. Packets see it before Insert returns.
+func (t *Table) Insert(match []bmv2.Match, priority int, b *Bound, c Count) error {
+	if t.def.ConstEntries {
+		return ErrConst
+	}
+	return t.insert(match, priority, b, c, false)
+}
+
+func (t *Table) insert(match []bmv2.Match, priority int, b *Bound, c Count, konst bool) error {
+	m, id, err := t.canonical(match, priority)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.entries[id] != nil {
+		return ErrExists
+	}
+	if len(t.entries) >= t.def.Size {
+		return fmt.Errorf("%w: its size is %d", ErrFull, t.def.Size)
+	}
+	t.order++
+	e := &Entry{Match: m, Priority: priority, Const: konst, order: t.order}
+	e.bound.Store(b)
+	e.SetCounter(c)
+	t.entries[id] = e
+	t.publish(e)
+	return nil
+}
+
+// Modify changes what an entry runs; packets see that before Modify returns. A nil
+// Bound leaves the action, a nil Count the counter.
+func (t *Table) Modify(match []bmv2.Match, priority int, b *Bound, c *Count) error {
+	e, err := t.Find(match, priority)
+	if err != nil {
+		return err
+	}
+	if b != nil {
+		if e.Const {
+			return ErrConst
+		}
+		e.bound.Store(b)
+	}
+	if c != nil {
+		e.SetCounter(*c)
+	}
+	return nil
+}
+
+// Delete takes an entry out; no lookup that begins afterwards finds it.
+func (t *Table) Delete(match []bmv2.Match, priority int) error {
+	if t.def.ConstEntries {
+		return ErrConst
+	}
+	_, id, err := t.canonical(match, priority)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[id]
+	if e == nil {
+		return ErrNotFound
+	}
+	delete(t.entries, id)
+	t.withdraw(e)
+	return nil
+}
+
+// Entries returns all entries in the order in which they were inserted.
+func (t *Table) Entries() []*Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]*Entry, 0, len(t.entries))
+	for _, e := range t.entries {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *Entry) int { return cmpUint(a.order, b.order) })
+	return out
+}
+
+func cmpUint(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// keyOf lays the values of a match out as a lookup does, with the static masks.
+func (t *Table) keyOf(e *Entry) []byte {
+	key := make([]byte, 0, t.keyBytes)
+	for i := range t.keys {
+		key = append(key, e.Match[i].Value...)
+	}
+	return key
+}
+
+// publish makes a new entry visible; t.mu is held.
+func (t *Table) publish(e *Entry) {
+	switch t.def.Kind {
+	case bmv2.Exact:
+		t.exact.insert(t.keyOf(e), e)
+	case bmv2.LPM:
+		length := t.prefixLen(e)
+		levels := *t.levels.Load()
+		at, ok := slices.BinarySearchFunc(levels, length, func(l lpmLevel, n int) int { return n - l.length })
+		if !ok {
+			levels = slices.Insert(slices.Clone(levels), at, lpmLevel{length, newIndex()})
+		}
+		levels[at].idx.insert(t.keyOf(e), e)
+		t.levels.Store(&levels)
+	default:
+		t.publishTernary(e)
+	}
+}
+
+func (t *Table) prefixLen(e *Entry) int {
+	return e.Match[t.lpm].PrefixLen
+}
+
+func (t *Table) publishTernary(e *Entry) {
+	x := &ternEntry{entry: e, order: e.order, value: make([]byte, t.keyBytes), mask: make([]byte, t.keyBytes)}
+	for i := range t.keys {
+		k, m := &t.keys[i], &e.Match[i]
+		switch k.def.Kind {
+		case bmv2.Exact:
+			copy(x.value[k.at:], m.Value)
+			for j := range m.Value {
+				x.mask[k.at+j] = 0xff
+			}
+		case bmv2.Ternary:
+			copy(x.value[k.at:], m.Value)
+			copy(x.mask[k.at:], m.Mask)
+		case bmv2.LPM:
+			copy(x.value[k.at:], m.Value)
+			for j := range m.Value {
+				x.mask[k.at+j] = 0xff
+			}
+			clearTail(x.mask[k.at:k.at+k.n], k.def.Width, m.PrefixLen)
+		case bmv2.Range:
+			x.ranges = append(x.ranges, rangeMatch{k.at, k.n, m.Value, m.High})
+		}
+	}
+	list := slices.Clone(*t.ternary.Load())
+	at, _ := slices.BinarySearchFunc(list, x, func(a, b *ternEntry) int {
+		if a.entry.Priority != b.entry.Priority {
+			return b.entry.Priority - a.entry.Priority
+		}
+		return cmpUint(a.order, b.order)
+	})
+	list = slices.Insert(list, at, x)
+	t.ternary.Store(&list)
+}
+
+// withdraw makes a deleted entry invisible; t.mu is held.
+func (t *Table) withdraw(e *Entry) {
+	switch t.def.Kind {
+	case bmv2.Exact:
+		t.exact.remove(t.keyOf(e))
+	case bmv2.LPM:
+		length := t.prefixLen(e)
+		levels := *t.levels.Load()
+		at := slices.IndexFunc(levels, func(l lpmLevel) bool { return l.length == length })
+		levels[at].idx.remove(t.keyOf(e))
+		if levels[at].idx.n == 0 {
+			levels = slices.Delete(slices.Clone(levels), at, at+1)
+			t.levels.Store(&levels)
+		}
+	default:
+		list := slices.DeleteFunc(slices.Clone(*t.ternary.Load()), func(x *ternEntry) bool { return x.entry == e })
+		t.ternary.Store(&list)
+	}
+}
+
+// lookup finds the entry for the packet, or nil.
+func (t *Table) lookup(c *Context) *Entry {
+	key := c.key[:t.keyBytes]
+	for i := range t.keys {
+		k := &t.keys[i]
+		switch {
+		case k.valid >= 0 && c.v[k.valid] == 0:
+			clear(key[k.at : k.at+k.n])
+		case k.l == nil || k.l.kind == narrow:
+			storeBE(key[k.at:], c.v[k.slot]&k.mask, k.n)
+		default:
+			copy(key[k.at:k.at+k.n], c.w[k.l.off:])
+			for j := range k.wmask {
+				key[k.at+j] &= k.wmask[j]
+			}
+		}
+	}
+	switch t.def.Kind {
+	case bmv2.Exact:
+		return t.exact.find(key)
+	case bmv2.LPM:
+		return t.lookupLPM(key)
+	}
+	for _, x := range *t.ternary.Load() {
+		if x.matches(key) {
+			return x.entry
+		}
+	}
+	return nil
+}
+
+func (t *Table) lookupLPM(key []byte) *Entry {
+	k := &t.keys[t.lpm]
+	for _, l := range *t.levels.Load() {
+		clearTail(key[k.at:k.at+k.n], k.def.Width, l.length) // lengths only decrease
+		if e := l.idx.find(key); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+func (x *ternEntry) matches(key []byte) bool {
+	for i, m := range x.mask {
+		if key[i]&m != x.value[i] {
+			return false
+		}
+	}
+	for i := range x.ranges {
+		r := &x.ranges[i]
+		v := key[r.at : r.at+r.n]
+		if bytes.Compare(v, r.low) < 0 || bytes.Compare(v, r.hig) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// apply runs the table on the packet and returns the node that follows.
+func (t *Table) apply(c *Context) *node {
+	var e *Entry
+	if t.keyBytes > 0 {
+		e = t.lookup(c)
+	}
+	b := t.fallback.Load()
+	if e != nil {
+		if t.def.WithCounters {
+			e.packets.Add(1)
+			e.bytes.Add(uint64(c.IngressLength))
+		}
+		b = e.bound.Load()
+	}
+	if b.act != nil {
+		c.args = b
+		b.act.run(c)
+	}
+	if t.hitMiss {
+		if e != nil {
+			return t.nextHit
+		}
+		return t.nextMiss
+	}
+	return b.next
+}
+
+// A Count is a number of packets and of their bytes.
+type Count struct{ Packets, Bytes uint64 }
+
+// A Counter is an indirect counter: an array of counts.
+type Counter struct {
+	def   *bmv2.CounterArray
+	cells []cell
+}
+
+type cell struct{ packets, bytes atomic.Uint64 }
+
+// Def returns the declaration of the counter.
+func (c *Counter) Def() *bmv2.CounterArray { return c.def }
+
+// Len returns how many counts there are.
+func (c *Counter) Len() int { return len(c.cells) }
+
+// Get returns the count at i, which must be less than Len.
+func (c *Counter) Get(i int) Count {
+	return Count{c.cells[i].packets.Load(), c.cells[i].bytes.Load()}
+}
+
+// Set overwrites the count at i, which must be less than Len.
+func (c *Counter) Set(i int, v Count) {
+	c.cells[i].packets.Store(v.Packets)
+	c.cells[i].bytes.Store(v.Bytes)
+}
+
+// count ignores an index out of range.
+func (c *Counter) count(i uint64, length int) {
+	if i < uint64(len(c.cells)) {
+		c.cells[i].packets.Add(1)
+		c.cells[i].bytes.Add(uint64(length))
+	}
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package softswitch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batch       = 32      // frames received with one system call
+	socketBytes = 8 << 20 // receive and send buffers of a socket
+	retry       = 10 * time.Millisecond
+)
+
+// A PacketLink is a Linux network interface, used through an AF_PACKET socket.
+//
+// Segmentation and checksum offloads of the sending host are passed on with the
+// frame (PACKET_VNET_HDR), so that hosts behind veth pairs need no ethtool.
+//
+// An interface that goes down, or that is removed and made again under the same
+// name, is opened again as soon as it is up.
+type PacketLink struct {
+	name string
+	log  *slog.Logger
+
+	mu   sync.RWMutex // held for reading while the socket is used to send
+	sock *packetSocket
+}
+
+type packetSocket struct {
+	file *os.File
+	raw  syscall.RawConn
+	fd   int
+}
+
+// OpenPacketLink opens an interface, which must exist but need not be up. It needs
+// CAP_NET_RAW. log may be nil.
+func OpenPacketLink(name string, log *slog.Logger) (*PacketLink, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	l := &PacketLink{name: name, log: log.With("interface", name)}
+	sock, err := openSocket(name)
+	if err != nil {
+		return nil, err
+	}
+	l.sock = sock
+	return l, nil
+}
+
+// Close releases the socket of a link that was never served.
+func (l *PacketLink) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sock == nil {
+		return nil
+	}
+	err := l.sock.file.Close()
+	l.sock = nil
+	return err
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+func openSocket(name string) (*packetSocket, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("interface %q: %w", name, err)
+	}
+	// Protocol 0: nothing is received before the socket is bound to the interface.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("interface %q: packet socket: %w", name, err)
+	}
+	fail := func(what string, err error) (*packetSocket, error) {
+		unix.Close(fd)
+		return nil, fmt.Errorf("interface %q: %s: %w", name, what, err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+		return fail("PACKET_VNET_HDR", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+		return fail("PACKET_IGNORE_OUTGOING", err)
+	}
+	for opt, force := range map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBytes) != nil {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, socketBytes); err != nil {
+				return fail("socket buffer", err)
+			}
+		}
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifi.Index}); err != nil {
+		return fail("bind", err)
+	}
+	mreq := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_PROMISC}
+	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &mreq); err != nil {
+		return fail("promiscuous mode", err)
+	}
+	file := os.NewFile(uintptr(fd), "packet:"+name)
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("interface %q: %w", name, err)
+	}
+	return &packetSocket{file: file, raw: raw, fd: fd}, nil
+}
+
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [4]byte
+}
+
+// A receiver has the buffers of one port.
+type receiver struct {
+	msgs []mmsghdr
+	iovs [][2]unix.Iovec
+	head [][offloadSize]byte
+	data [][]byte
+	off  Offload
+
+	n   int
+	err error
+}
+
+func newReceiver() *receiver {
+	r := &receiver{
+		msgs: make([]mmsghdr, batch), iovs: make([][2]unix.Iovec, batch),
+		head: make([][offloadSize]byte, batch), data: make([][]byte, batch),
+	}
+	for i := range r.msgs {
+		r.data[i] = make([]byte, MaxFrame)
+		r.iovs[i][0].Base = &r.head[i][0]
+		r.iovs[i][0].SetLen(offloadSize)
+		r.iovs[i][1].Base = &r.data[i][0]
+		r.iovs[i][1].SetLen(MaxFrame)
+		r.msgs[i].hdr.Iov = &r.iovs[i][0]
+		r.msgs[i].hdr.SetIovlen(2)
+	}
+	return r
+}
+
+// read is called by the poller; it returns false to wait.
+func (r *receiver) read(fd uintptr) bool {
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])),
+			uintptr(len(r.msgs)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			r.n, r.err = int(n), nil
+			return true
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return false
+		default:
+			r.n, r.err = 0, errno
+			return true
+		}
+	}
+}
+
+// Serve implements Link.
+func (l *PacketLink) Serve(ctx context.Context, stats *PortStats, handle func([]byte, *Offload)) error {
+	r := newReceiver()
+	read := r.read
+	for {
+		l.mu.RLock()
+		sock := l.sock
+		l.mu.RUnlock()
+		if sock != nil {
+			stop := context.AfterFunc(ctx, func() { sock.file.SetReadDeadline(time.Unix(1, 0)) })
+			err := l.receive(sock, r, read, stats, handle)
+			stop()
+			if ctx.Err() != nil {
+				l.Close()
+				return nil
+			}
+			l.log.Warn("interface is down", "err", err)
+		}
+		if err := l.reopen(ctx); err != nil {
+			return nil // ctx is done
+		}
+		l.log.Info("interface is up again")
+	}
+}
+
+// receive runs until the socket fails.
+func (l *PacketLink) receive(sock *packetSocket, r *receiver, read func(uintptr) bool, stats *PortStats, handle func([]byte, *Offload)) error {
+	for {
+		if err := sock.raw.Read(read); err != nil {
+			return err
+		}
+		if r.err != nil {
+			if errors.Is(r.err, unix.ENOBUFS) || errors.Is(r.err, unix.ENOMEM) {
+				stats.rxErrors.Add(1)
+				continue
+			}
+			return r.err
+		}
+		for i := range r.n {
+			m := &r.msgs[i]
+			n := int(m.n) - offloadSize
+			if n <= 0 || m.hdr.Flags&unix.MSG_TRUNC != 0 {
+				stats.rxErrors.Add(1)
+				continue
+			}
+			stats.received(n)
+			r.off.decode(r.head[i][:])
+			if r.off.idle() {
+				handle(r.data[i][:n], nil)
+			} else {
+				handle(r.data[i][:n], &r.off)
+			}
+		}
+	}
+}
+
+// reopen waits for the interface to be up and opens it.
+func (l *PacketLink) reopen(ctx context.Context) error {
+	l.Close()
+	for {
+		if ifi, err := net.InterfaceByName(l.name); err == nil && ifi.Flags&net.FlagUp != 0 {
+			sock, err := openSocket(l.name)
+			if err == nil {
+				l.mu.Lock()
+				l.sock = sock
+				l.mu.Unlock()
+				return nil
+			}
+			l.log.Debug("interface cannot be opened", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retry):
+		}
+	}
+}
+
+// A txBuffer is what a goroutine needs to send; it avoids allocations.
+type txBuffer struct {
+	head [offloadSize]byte
+	iov  [2]unix.Iovec
+	msg  unix.Msghdr
+}
+
+func newTxBuffer() *txBuffer {
+	t := &txBuffer{}
+	t.iov[0].Base = &t.head[0]
+	t.iov[0].SetLen(offloadSize)
+	t.msg.Iov = &t.iov[0]
+	t.msg.SetIovlen(2)
+	return t
+}
+
+// Send implements Link.
+func (l *PacketLink) Send(t *txBuffer, frame []byte, off *Offload) error {
+	if len(frame) == 0 {
+		return errSend
+	}
+	off.encode(t.head[:])
+	t.iov[1].Base = &frame[0]
+	t.iov[1].SetLen(len(frame))
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.sock == nil {
+		return errLinkDown
+	}
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(l.sock.fd), uintptr(unsafe.Pointer(&t.msg)), unix.MSG_DONTWAIT)
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+			continue
+		case unix.ENETDOWN, unix.ENXIO, unix.ENODEV:
+			return errLinkDown
+		case unix.EMSGSIZE:
+			return errTooLong
+		case unix.ENOBUFS, unix.EAGAIN, unix.ENOMEM:
+			return errNoBuffer
+		default:
+			return errSend
+		}
+	}
+}
