@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package conn works on one TCP connection of a service from outside its
+// socket: it puts segments into the kernel as if the client had sent them.
+//
+// They go in through a raw IP socket, are routed to the loopback device, and
+// are in the socket when the call returns (unless the application holds the
+// socket's lock in that moment; then they are as soon as it lets go). They do
+// not pass the programs of package bpf.
+package conn
