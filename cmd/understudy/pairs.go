@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
+	"github.com/understudy-net/understudy/topologies/lab"
+)
+
+func newPairs(c *controller) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pairs [PAIR]",
+		Short: "Show pairs: who is active, who knows the lines",
+		Long: `Show every pair of servers, or one: its state, its epoch, how many connections
+its active server has and how many of them the backup holds too; and its servers.`,
+		Example: "  understudy pairs\n  understudy pairs web -o json",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		req := &adminv1.ListPairsRequest{Pair: strings.Join(args, "")}
+		return c.call(cmd.Context(), callTimeout, func(ctx context.Context, admin adminv1.AdminClient) error {
+			res, err := admin.ListPairs(ctx, req)
+			if err != nil {
+				return err
+			}
+			if *output == asJSON {
+				return writeProto(cmd.OutOrStdout(), res, true)
+			}
+			return writePairs(cmd.OutOrStdout(), res.GetPairs(), time.Now())
+		})
+	}
+	return cmd
+}
+
+func writePairs(out io.Writer, pairs []*adminv1.Pair, now time.Time) error {
+	rows := [][]string{{"PAIR", "STATE", "EPOCH", "CONNECTIONS", "PROTECTED", "SERVICES"}}
+	servers := [][]string{{"PAIR", "SERVER", "ROLE", "AGENT", "APPLICATION", "LAST HEARTBEAT"}}
+	for _, p := range pairs {
+		var services []string
+		for _, s := range p.GetServices() {
+			services = append(services, net.JoinHostPort(s.GetVip(), strconv.Itoa(int(s.GetPort())))+"/"+s.GetProtocol())
+		}
+		rows = append(rows, []string{
+			p.GetName(), lab.StateName(p.GetState()), fmt.Sprint(p.GetEpoch()),
+			fmt.Sprint(p.GetConnections()), fmt.Sprint(p.GetProtected()), strings.Join(services, ", "),
+		})
+		for _, s := range p.GetServers() {
+			heartbeat := ""
+			if t := s.GetLastHeartbeat(); t != nil {
+				heartbeat = now.Sub(t.AsTime()).Round(time.Millisecond).String() + " ago"
+			}
+			servers = append(servers, []string{
+				p.GetName(), s.GetName(), lab.RoleName(s.GetRole()),
+				either(s.GetAttached(), "attached", "gone"), either(s.GetApplicationUp(), "up", "down"), heartbeat,
+			})
+		}
+	}
+	if err := table(out, rows); err != nil {
+		return err
+	}
+	if len(servers) == 1 {
+		return nil
+	}
+	if _, err := fmt.Fprintln(out); err != nil {
+		return err
+	}
+	return table(out, servers)
+}
+
+func either(b bool, yes, no string) string {
+	if b {
+		return yes
+	}
+	return no
+}

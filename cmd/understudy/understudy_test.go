@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
+	"github.com/understudy-net/understudy/internal/version"
+	"github.com/understudy-net/understudy/topologies/lab"
+)
+
+func TestMain(m *testing.M) {
+	time.Local = time.UTC // what the tests expect is in UTC
+	os.Exit(m.Run())
+}
+
+func noEnv(string) string { return "" }
+
+// walk calls f for every command of ours.
+func walk(cmd *cobra.Command, f func(*cobra.Command)) {
+	f(cmd)
+	for _, c := range cmd.Commands() {
+		if c.Name() != "help" && c.Name() != "completion" {
+			walk(c, f)
+		}
+	}
+}
+
+func TestEveryCommandHelps(t *testing.T) {
+	root := newRoot(noEnv)
+	n := 0
+	walk(root, func(cmd *cobra.Command) {
+		n++
+		path := cmd.CommandPath()
+		switch {
+		case cmd.Short == "" || strings.HasSuffix(cmd.Short, "."):
+			t.Errorf("%s: Short is a phrase without a full stop: %q", path, cmd.Short)
+		case len(cmd.Long) < len(cmd.Short)/2 || !strings.Contains(cmd.Long, "."):
+			t.Errorf("%s: Long explains too little: %q", path, cmd.Long)
+		case !cmd.HasSubCommands() && cmd.RunE == nil:
+			t.Errorf("%s does nothing", path)
+		case cmd.Args == nil && !cmd.HasSubCommands():
+			t.Errorf("%s does not say what arguments it takes", path)
+		}
+		for _, text := range []string{cmd.Long, cmd.Example} {
+			for line := range strings.Lines(text) {
+				if len(strings.TrimRight(line, "\n")) > 85 {
+					t.Errorf("%s: a line of %d: %s", path, len(line), line)
+				}
+			}
+		}
+		for line := range strings.Lines(cmd.Example) {
+			// What an example shows exists.
+			args := strings.Fields(line)
+			if len(args) == 0 || args[0] != "understudy" {
+				t.Errorf("%s: example %q", path, line)
+				continue
+			}
+			found, _, err := root.Find(args[1:])
+			if err != nil || found.CommandPath() != path {
+				t.Errorf("%s: the example %q is one of %s", path, strings.TrimSpace(line), found.CommandPath())
+			}
+			for _, a := range args[1:] {
+				if name, ok := strings.CutPrefix(a, "--"); ok && found.Flag(name) == nil {
+					t.Errorf("%s: no flag --%s", path, name)
+				}
+			}
+		}
+		cmd.InitDefaultHelpFlag()
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" {
+				t.Errorf("%s: --%s has no help", path, f.Name)
+			}
+		})
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		if err := cmd.Help(); err != nil || !strings.Contains(out.String(), "Usage:") {
+			t.Errorf("%s: help: %v\n%s", path, err, &out)
+		}
+	})
+	if n < 15 {
+		t.Errorf("only %d commands", n)
+	}
+}
+
+func TestDefaultAddress(t *testing.T) {
+	yes, no := func(string) bool { return true }, func(string) bool { return false }
+	env := func(k string) string { return map[string]string{addressVariable: "unix:/run/x.sock"}[k] }
+	for _, tc := range []struct {
+		env    func(string) string
+		exists func(string) bool
+		want   string
+	}{
+		{env, yes, "unix:/run/x.sock"}, {noEnv, yes, "unix:/run/understudy/lab/controller.sock"}, {noEnv, no, "localhost:9403"},
+	} {
+		if got := defaultAddress(tc.env, tc.exists); got != tc.want {
+			t.Errorf("got %s, want %s", got, tc.want)
+		}
+	}
+	if labSocket != lab.Socket {
+		t.Errorf("the lab's socket is %s", lab.Socket)
+	}
+}
+
+// fakeAdmin answers as a controller would, in the middle of things.
+type fakeAdmin struct {
+	adminv1.UnimplementedAdminServer
+}
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+func webPair() *adminv1.Pair {
+	return &adminv1.Pair{
+		Name: "web", State: adminv1.PairState_PAIR_STATE_DUPLEX, Epoch: 7, Connections: 50, Protected: 49,
+		Servers: []*adminv1.Server{
+			{Name: "server1", Role: adminv1.ServerRole_SERVER_ROLE_BACKUP, Attached: true},
+			{Name: "server2", Role: adminv1.ServerRole_SERVER_ROLE_ACTIVE, Attached: true, ApplicationUp: true, LastHeartbeat: timestamppb.New(noon)},
+		},
+		Services: []*adminv1.Service{{Name: "web", Vip: "198.51.100.10", Protocol: "tcp", Port: 80}},
+	}
+}
+
+func webFailover() *adminv1.Failover {
+	at := func(us int) *timestamppb.Timestamp {
+		return timestamppb.New(noon.Add(time.Duration(us) * time.Microsecond))
+	}
+	return &adminv1.Failover{
+		Pair: "web", Epoch: 7, From: "server1", To: "server2", Cause: "heartbeats missed",
+		Suspected: at(0), Decided: at(31_500), Written: at(32_250), Released: at(32_750), DecideToWritten: durationpb.New(750 * time.Microsecond),
+	}
+}
+
+func (fakeAdmin) ListPairs(_ context.Context, r *adminv1.ListPairsRequest) (*adminv1.ListPairsResponse, error) {
+	if r.GetPair() != "" && r.GetPair() != "web" {
+		return nil, status.Errorf(codes.NotFound, "no pair %q", r.GetPair())
+	}
+	return &adminv1.ListPairsResponse{Pairs: []*adminv1.Pair{webPair()}}, nil
+}
+
+func (fakeAdmin) SwitchOver(_ context.Context, r *adminv1.SwitchOverRequest) (*adminv1.SwitchOverResponse, error) {
+	if r.GetPair() == "alone" {
+		return nil, status.Error(codes.FailedPrecondition, "pair alone is simplex: no backup holds the connections")
+	}
+	return &adminv1.SwitchOverResponse{Failover: webFailover()}, nil
+}
+
+func (fakeAdmin) ListFailovers(context.Context, *adminv1.ListFailoversRequest) (*adminv1.ListFailoversResponse, error) {
+	return &adminv1.ListFailoversResponse{Failovers: []*adminv1.Failover{webFailover()}}, nil
+}
+
+func (fakeAdmin) WatchEvents(_ *adminv1.WatchEventsRequest, s grpc.ServerStreamingServer[adminv1.Event]) error {
+	s.Send(&adminv1.Event{Time: timestamppb.New(noon), Type: adminv1.EventType_EVENT_TYPE_SNAPSHOT, Pair: webPair()})
+	s.Send(&adminv1.Event{Time: timestamppb.New(noon), Type: adminv1.EventType_EVENT_TYPE_FAILOVER, Message: "it goes on", Failover: webFailover()})
+	return nil
+}
+
+func startAdmin(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	adminv1.RegisterAdminServer(srv, fakeAdmin{})
+	go srv.Serve(ln)
+	t.Cleanup(srv.Stop)
+	return ln.Addr().String()
+}
+
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	root := newRoot(noEnv)
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestCommandsOverTheAPI(t *testing.T) {
+	address := startAdmin(t)
+	for _, tc := range []struct {
+		args    []string
+		want    []string
+		wantErr string
+	}{
+		{[]string{"pairs"}, []string{
+			"PAIR  STATE   EPOCH  CONNECTIONS  PROTECTED  SERVICES",
+			"web   duplex  7      50           49         198.51.100.10:80/tcp",
+			"web   server1  backup  attached  down         -",
+			"web   server2  active  attached  up ",
+		}, ""},
+		{[]string{"pairs", "web", "-o", "json"}, []string{`"state": "PAIR_STATE_DUPLEX"`, `"application_up": true`, `"epoch": "7"`}, ""},
+		{[]string{"pairs", "nobody"}, nil, `no pair "nobody"`},
+		{[]string{"pairs", "-o", "xml"}, nil, "want table or json"},
+		{[]string{"switch-over", "web"}, []string{"web: server2 is active, server1 was; epoch 7, written within 0.75 ms"}, ""},
+		{[]string{"switch-over", "web", "-o", "json"}, []string{`"cause": "heartbeats missed"`}, ""},
+		{[]string{"switch-over", "alone"}, nil, "no backup holds the connections"},
+		{[]string{"switch-over"}, nil, "accepts 1 arg"},
+		{[]string{"failovers"}, []string{"2026-01-02 12:00:00.031  web   7      server1  server2  heartbeats missed  31.50 ms  0.75 ms  0.50 ms"}, ""},
+		{[]string{"failovers", "-o", "json"}, []string{`"decide_to_written": "0.000750s"`}, ""},
+		{[]string{"watch"}, []string{
+			"12:00:00.000  snapshot       web duplex epoch 7 (server1 backup, server2 active)",
+			"12:00:00.000  failover       server1 to server2: heartbeats missed  it goes on",
+		}, "ended the stream"},
+		{[]string{"watch", "-o", "json"}, []string{`"type":"EVENT_TYPE_SNAPSHOT"`}, "ended the stream"},
+	} {
+		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
+			out, err := run(t, append([]string{"--address", address}, tc.args...)...)
+			for _, want := range tc.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in\n%s", want, out)
+				}
+			}
+			if tc.wantErr == "" && err != nil || tc.wantErr != "" && (err == nil || !strings.Contains(err.Error(), tc.wantErr)) {
+				t.Errorf("error %v, want %q", err, tc.wantErr)
+			}
+		})
+	}
+}
+
+func TestJSONIsJSON(t *testing.T) {
+	address := startAdmin(t)
+	for _, args := range [][]string{{"pairs"}, {"failovers"}, {"switch-over", "web"}} {
+		out, err := run(t, append(args, "-o", "json", "--address", address)...)
+		if err != nil || !json.Valid([]byte(out)) {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	out, _ := run(t, "watch", "-o", "json", "--address", address)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(lines) != 2 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, l := range lines {
+		if !json.Valid([]byte(l)) {
+			t.Errorf("%s", l)
+		}
+	}
+}
+
+func TestNobodyAnswers(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if _, err := run(t, "pairs", "--address", ln.Addr().String()); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	want := "understudy " + version.String()
+	for _, args := range [][]string{{"version"}, {"--version"}} {
+		if out, err := run(t, args...); err != nil || !strings.HasPrefix(out, want) {
+			t.Errorf("%v: %q, %v", args, out, err)
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if out, err := run(t, "completion", shell); err != nil || !strings.Contains(out, "understudy") {
+			t.Errorf("%s: %v", shell, err)
+		}
+	}
+	if out, _ := run(t, "__complete", "pairs", "-o", ""); !strings.Contains(out, "json") {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestFormat(t *testing.T) {
+	f := asTable
+	if err := f.Set("json"); err != nil || f != asJSON {
+		t.Error(err)
+	}
+	if diff := cmp.Diff("json", f.String()); diff != "" {
+		t.Error(diff)
+	}
+}
