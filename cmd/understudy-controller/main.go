@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// understudy-controller decides which server of a pair is active, and tells the
+// switch and the servers.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/understudy-net/understudy/controller"
+	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/p4rt"
+	"github.com/understudy-net/understudy/internal/version"
+	"github.com/understudy-net/understudy/p4"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Exit codes, so that a script can tell them apart.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitConfig = 3
+)
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cmd := command(stdout, stderr)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	var faults config.Faults
+	var failed failure
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &faults):
+		for _, f := range faults {
+			fmt.Fprintln(stderr, f)
+		}
+		return exitConfig
+	case errors.As(err, &failed):
+		fmt.Fprintln(stderr, "understudy-controller:", failed.err)
+		return exitFailed
+	}
+	fmt.Fprintf(stderr, "understudy-controller: %v; see understudy-controller --help\n", err)
+	return exitUsage
+}
+
+// failure is an error that is not about how the command was called.
+type failure struct{ err error }
+
+func (f failure) Error() string { return f.err.Error() }
+func (f failure) Unwrap() error { return f.err }
+
+func command(stdout, stderr io.Writer) *cobra.Command {
+	var file, level string
+	root := &cobra.Command{
+		Use:   "understudy-controller --config FILE",
+		Short: "Decide which server of a pair is active",
+		Long: `understudy-controller keeps live TCP connections alive when their server dies.
+It watches the servers of each pair, decides which one is active, and flips one
+entry in a P4 switch when the active one fails.`,
+		Args:          cobra.NoArgs,
+		Version:       version.String(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return errors.New("no configuration; name one with --config FILE")
+			}
+			logger, err := newLogger(stderr, level)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), file, logger)
+		},
+	}
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
+	root.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	root.AddCommand(check(stdout))
+	return root
+}
+
+func check(stdout io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE",
+		Short: "Check a configuration and say everything that is wrong with it",
+		Long: `check reads a configuration as the controller would, and does nothing else. Every
+fault is one line, FILE:line: what; what to do. The exit code is 0 if there is
+none, and 3 else.`,
+		Example: "  understudy-controller check /etc/understudy/controller.yaml",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			cfg, err := load(args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(stdout, "%s: valid: %d pairs, %d services\n", args[0], len(cfg.Pairs), len(cfg.Services))
+			return nil
+		},
+	}
+}
+
+func load(file string) (*config.Config, error) {
+	cfg, err := config.Load(file)
+	var faults config.Faults
+	if err != nil && !errors.As(err, &faults) {
+		return nil, failure{err}
+	}
+	return cfg, err
+}
+
+func serve(ctx context.Context, file string, logger *slog.Logger) error {
+	cfg, err := load(file)
+	if err != nil {
+		return err
+	}
+	var c *controller.Controller
+	c, err = controller.New(controller.Options{
+		Config:   cfg,
+		Pipeline: p4rt.Pipeline{Info: p4.Info(), Device: p4.JSON()},
+		Logger:   logger,
+		Ready: func() {
+			logger.Info("ready", "agents", c.AgentAddr(), "admin", c.AdminAddr())
+		},
+	})
+	if err != nil {
+		return failure{err}
+	}
+	logger.Info("starting", "version", version.String(), "config", file, "switch", cfg.Switch.Address)
+	if err := c.Run(ctx); err != nil {
+		return failure{err}
+	}
+	logger.Info("stopped")
+	return nil
+}
+
+func newLogger(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToLower(level))); err != nil {
+		return nil, fmt.Errorf("--log-level: %q is not a level; use debug, info, warn or error", level)
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config turns the controller's file into a validated configuration.
+//
+// It is strict: a key that it does not know is a fault, so is a value that
+// could mean two things, and all faults of a file are reported at once, each as
+// "FILE:line: what; what to do".
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Config is a whole configuration that has passed every check.
+type Config struct {
+	Switch    Switch
+	Listen    Listen
+	StateDir  string
+	Heartbeat Heartbeat
+	Gateways  []Gateway
+	// VIPMAC is what the switch answers to ARP requests and neighbour
+	// solicitations for a VIP.
+	VIPMAC   MAC
+	Routes   []Route
+	Pairs    []Pair
+	Services []Service
+}
+
+// Switch is the P4Runtime target.
+type Switch struct {
+	Name     string
+	Address  string
+	DeviceID uint64
+}
+
+// Listen says where the controller is reached.
+type Listen struct {
+	// Agents is host:port.
+	Agents string
+	// Admin is host:port, or unix:PATH.
+	Admin string
+}
+
+// Heartbeat says how servers show that they live.
+type Heartbeat struct {
+	Interval time.Duration
+	// Missed of them in a row are silence.
+	Missed int
+	// Port is the UDP port that the switch sends to the controller.
+	Port uint16
+}
+
+// Gateway is an address of the switch.
+type Gateway struct {
+	Address netip.Addr
+	MAC     MAC
+}
+
+// Route tells the switch where to send what is for no service.
+type Route struct {
+	Prefix     netip.Prefix
+	Port       uint16
+	NextHopMAC MAC
+	SourceMAC  MAC
+}
+
+// Pair is a set of servers that back each other.
+type Pair struct {
+	// ID counts the pairs from 1, in the order of the file. It is also the number
+	// of the pair's multicast group.
+	ID      uint16
+	Name    string
+	Servers []Server
+}
+
+// Server is one server of a pair.
+type Server struct {
+	// Replica counts the servers of a pair from 1.
+	Replica uint8
+	// RID is the server's replication id, unique among all.
+	RID  uint16
+	Name string
+	// Port is the switch's port that leads to it.
+	Port uint16
+	MAC  MAC
+	// Gateway takes its heartbeats; frames to the server have its MAC as source.
+	Gateway Gateway
+}
+
+// Service is what clients connect to.
+type Service struct {
+	Name string
+	Pair string
+	VIP  netip.Addr
+	// Protocol is an IP protocol number.
+	Protocol uint8
+	Port     uint16
+	// Upstream is the local application, host:port on each server.
+	Upstream string
+}
+
+// IP protocol numbers that a service may have.
+const (
+	TCP = 6
+	UDP = 17
+)
+
+// ProtocolName is the name that the file has for a protocol number.
+func ProtocolName(p uint8) string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return strconv.Itoa(int(p))
+}
+
+// Defaults, and bounds that the data plane sets.
+const (
+	DefaultStateDir          = "/var/lib/understudy"
+	DefaultHeartbeatInterval = 10 * time.Millisecond
+	DefaultHeartbeatMissed   = 3
+	DefaultHeartbeatPort     = 9401
+
+	// ServersPerPair is the room for replication ids that each pair has, less the
+	// one that is never used: rid = (pair-1)*4 + replica.
+	ServersPerPair = 3
+	ridsPerPair    = ServersPerPair + 1
+	// MaxPairs is bounded by the switch's table of replication ids.
+	MaxPairs = 1023
+	// MaxPort is the highest number of a front port; above it are the ports that
+	// the P4 program gives a meaning to.
+	MaxPort = 509
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// PairServices returns the services of a pair, in the order of the file.
+func (c *Config) PairServices(pair string) []Service {
+	var list []Service
+	for _, s := range c.Services {
+		if s.Pair == pair {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// Fault is one thing that is wrong.
+type Fault struct {
+	File string
+	Line int // 0: the file as a whole
+	// What is wrong; what to do about it.
+	What, Do string
+}
+
+func (f Fault) Error() string {
+	where := f.File
+	if f.Line > 0 {
+		where = fmt.Sprintf("%s:%d", f.File, f.Line)
+	}
+	return fmt.Sprintf("%s: %s; %s", where, f.What, f.Do)
+}
+
+// Faults are all that is wrong, in the order of the file. There is at least one.
+type Faults []Fault
+
+func (f Faults) Error() string {
+	lines := make([]string, len(f))
+	for i, one := range f {
+		lines[i] = one.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Load reads and checks a file. An error about its content is of type Faults.
+func Load(path string) (*Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w; name a file that exists and can be read", err)
+	}
+	return Parse(path, text)
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Parse checks a configuration; file is its name, for faults, which are returned
+// all together as Faults.
+func Parse(file string, text []byte) (*Config, error) {
+	r := &reader{file: file}
+	c := r.config(text)
+	if len(r.faults) > 0 {
+		slices.SortStableFunc(r.faults, func(a, b Fault) int { return a.Line - b.Line })
+		return nil, r.faults
+	}
+	return c, nil
+}
+
+func (r *reader) config(text []byte) *Config {
+	root := r.document(text)
+	if root == nil {
+		return nil
+	}
+	m := r.mapping(root, "", "switch", "listen", "state_dir", "heartbeat", "gateways", "vip_mac", "routes", "pairs", "services")
+	if len(m.keys) == 0 && len(r.faults) > 0 {
+		return nil // not even a mapping: what is missing would be noise
+	}
+	c := &Config{StateDir: DefaultStateDir}
+
+	r.require(m, "switch", "switch: {name: s1, address: \"127.0.0.1:9559\", device_id: 1}")
+	if n := m.keys["switch"]; n != nil {
+		s := r.mapping(n, "switch", "name", "address", "device_id")
+		c.Switch = Switch{
+			Name:     s.text("name", "s1"),
+			Address:  s.hostPort("address", "\"127.0.0.1:9559\"", false, false),
+			DeviceID: s.number("device_id", true, 0, 1<<64-1, 0),
+		}
+	}
+
+	r.require(m, "listen", "listen: {agents: \"172.31.255.1:9400\", admin: \"unix:/run/understudy/controller.sock\"}")
+	if n := m.keys["listen"]; n != nil {
+		l := r.mapping(n, "listen", "agents", "admin")
+		c.Listen.Agents = l.hostPort("agents", "\"172.31.255.1:9400\"", true, true)
+		c.Listen.Admin = l.listenAddress("admin")
+	}
+
+	if dir, ok := m.scalar("state_dir", false, DefaultStateDir); ok {
+		if !filepath.IsAbs(dir) {
+			m.bad("state_dir", dir, "an absolute path", DefaultStateDir)
+		}
+		c.StateDir = filepath.Clean(dir)
+	}
+
+	h := r.mapping(m.keys["heartbeat"], "heartbeat", "interval", "missed", "port")
+	c.Heartbeat = Heartbeat{
+		Interval: h.duration("interval", time.Millisecond, 10*time.Second, DefaultHeartbeatInterval),
+		Missed:   int(h.number("missed", false, 2, 100, DefaultHeartbeatMissed)),
+		Port:     uint16(h.number("port", false, 1, 65535, DefaultHeartbeatPort)),
+	}
+
+	r.gateways(m, c)
+	if mac, ok := m.mac("vip_mac", false); ok {
+		c.VIPMAC = mac
+	} else if len(c.Gateways) > 0 {
+		c.VIPMAC = c.Gateways[0].MAC
+	}
+	r.routes(m, c)
+	r.pairs(m, c)
+	r.services(m, c)
+	return c
+}
+
+func (r *reader) require(m mapping, key, example string) {
+	if m.keys[key] == nil {
+		r.fault(0, key+" is missing", "add \""+example+"\"")
+	}
+}
+
+// listenAddress reads host:port or unix:PATH.
+func (m mapping) listenAddress(key string) string {
+	const example = "\"unix:/run/understudy/controller.sock\""
+	text, ok := m.scalar(key, true, example)
+	if !ok {
+		return ""
+	}
+	if path, ok := strings.CutPrefix(text, "unix:"); ok {
+		// The kernel's sockaddr_un has room for 107 bytes.
+		if !filepath.IsAbs(path) || len(path) > 107 {
+			m.bad(key, text, "unix: and an absolute path of at most 107 bytes", example)
+			return ""
+		}
+	} else if !validHostPort(text, true, true) {
+		m.bad(key, text, "host:port or unix:PATH", example)
+		return ""
+	}
+	return text
+}
+
+func (r *reader) gateways(m mapping, c *Config) {
+	r.require(m, "gateways", "gateways: [{address: 10.0.1.1, mac: \"02:00:00:00:01:01\"}]")
+	seen := map[netip.Addr]bool{}
+	for i, n := range m.list("gateways") {
+		g := r.mapping(n, fmt.Sprintf("gateways[%d]", i), "address", "mac")
+		addr, ok := g.addr("address", "10.0.1.1")
+		mac, _ := g.mac("mac", true)
+		if ok && seen[addr] {
+			r.fault(g.at("address"), fmt.Sprintf("gateway %v stands twice", addr), "keep one of them")
+			continue
+		}
+		seen[addr] = true
+		c.Gateways = append(c.Gateways, Gateway{Address: addr, MAC: mac})
+	}
+	if n := m.keys["gateways"]; n != nil && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		r.fault(n.Line, "no gateway", "add one for each of the servers' networks")
+	}
+}
+
+func (r *reader) routes(m mapping, c *Config) {
+	seen := map[netip.Prefix]bool{}
+	for i, n := range m.list("routes") {
+		x := r.mapping(n, fmt.Sprintf("routes[%d]", i), "prefix", "port", "next_hop_mac", "source_mac")
+		p, ok := x.prefix("prefix", "192.0.2.0/24")
+		route := Route{Prefix: p, Port: uint16(x.number("port", true, 0, MaxPort, 0))}
+		route.NextHopMAC, _ = x.mac("next_hop_mac", true)
+		route.SourceMAC, _ = x.mac("source_mac", true)
+		if ok && seen[p] {
+			r.fault(x.at("prefix"), fmt.Sprintf("route %v stands twice", p), "keep one of them")
+			continue
+		}
+		seen[p] = true
+		c.Routes = append(c.Routes, route)
+	}
+}
+
+func (r *reader) pairs(m mapping, c *Config) {
+	r.require(m, "pairs", "pairs: [{name: web, servers: [...]}]")
+	names := map[string]bool{}
+	servers := map[string]bool{}
+	type place struct {
+		port uint16
+		mac  MAC
+	}
+	places := map[place]string{}
+	list := m.list("pairs")
+	if n := m.keys["pairs"]; n != nil && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		r.fault(n.Line, "no pair", "add one")
+	}
+	if len(list) > MaxPairs {
+		r.fault(m.at("pairs"), fmt.Sprintf("%d pairs, the switch has room for %d", len(list), MaxPairs), "use another switch for the rest")
+		return
+	}
+	for i, n := range list {
+		x := r.mapping(n, fmt.Sprintf("pairs[%d]", i), "name", "servers")
+		p := Pair{ID: uint16(i + 1), Name: x.text("name", "web")}
+		if p.Name != "" && names[p.Name] {
+			r.fault(x.at("name"), fmt.Sprintf("pair %q stands twice", p.Name), "rename one of them")
+		}
+		names[p.Name] = true
+		list := x.list("servers")
+		if k := len(list); k < 2 || k > ServersPerPair {
+			r.fault(x.at("servers"), fmt.Sprintf("pair %q has %d servers", p.Name, k),
+				fmt.Sprintf("give it 2 to %d", ServersPerPair))
+		}
+		for j, n := range list {
+			y := r.mapping(n, fmt.Sprintf("pairs[%d].servers[%d]", i, j), "name", "port", "mac", "gateway")
+			s := Server{
+				Replica: uint8(j + 1),
+				RID:     uint16(i*ridsPerPair + j + 1),
+				Name:    y.text("name", "server1"),
+				Port:    uint16(y.number("port", true, 0, MaxPort, 0)),
+			}
+			mac, ok := y.mac("mac", true)
+			s.MAC = mac
+			if s.Name != "" && servers[s.Name] {
+				r.fault(y.at("name"), fmt.Sprintf("server %q stands twice", s.Name), "a server belongs to one pair; rename one of them")
+			}
+			servers[s.Name] = true
+			if other, twice := places[place{s.Port, mac}]; ok && twice {
+				r.fault(y.at("mac"), fmt.Sprintf("server %q has the port and MAC of %q", s.Name, other), "correct one of them")
+			} else if ok {
+				places[place{s.Port, mac}] = s.Name
+			}
+			s.Gateway = r.gatewayOf(y, c)
+			p.Servers = append(p.Servers, s)
+		}
+		c.Pairs = append(c.Pairs, p)
+	}
+}
+
+func (r *reader) gatewayOf(y mapping, c *Config) Gateway {
+	addr, ok := y.addr("gateway", "10.0.1.1")
+	if !ok {
+		return Gateway{}
+	}
+	i := slices.IndexFunc(c.Gateways, func(g Gateway) bool { return g.Address == addr })
+	switch {
+	case i < 0:
+		r.fault(y.at("gateway"), fmt.Sprintf("%s: %v is not among the gateways", y.path("gateway"), addr), "add it to gateways")
+		return Gateway{}
+	case !addr.Is4():
+		r.fault(y.at("gateway"), fmt.Sprintf("%s: %v is not an IPv4 address, heartbeats are", y.path("gateway"), addr), "name an IPv4 gateway")
+		return Gateway{}
+	}
+	return c.Gateways[i]
+}
+
+func (r *reader) services(m mapping, c *Config) {
+	r.require(m, "services", "services: [{name: web, pair: web, vip: 198.51.100.10, protocol: tcp, port: 80, upstream: \"127.0.0.1:8080\"}]")
+	if n := m.keys["services"]; n != nil && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		r.fault(n.Line, "no service", "add one")
+	}
+	names := map[string]bool{}
+	type key struct {
+		vip      netip.Addr
+		protocol uint8
+		port     uint16
+	}
+	keys := map[key]string{}
+	owners := map[netip.Addr]string{}
+	for i, n := range m.list("services") {
+		x := r.mapping(n, fmt.Sprintf("services[%d]", i), "name", "pair", "vip", "protocol", "port", "upstream")
+		s := Service{Name: x.text("name", "web"), Pair: x.text("pair", "web")}
+		if s.Name != "" && names[s.Name] {
+			r.fault(x.at("name"), fmt.Sprintf("service %q stands twice", s.Name), "rename one of them")
+		}
+		names[s.Name] = true
+		if s.Pair != "" && !slices.ContainsFunc(c.Pairs, func(p Pair) bool { return p.Name == s.Pair }) {
+			r.fault(x.at("pair"), fmt.Sprintf("service %q is backed by %q, which is no pair", s.Name, s.Pair), "add the pair, or correct the name")
+		}
+		vip, ok := x.addr("vip", "198.51.100.10")
+		s.VIP = vip
+		if text, given := x.scalar("protocol", true, "tcp"); given {
+			switch text {
+			case "tcp":
+				s.Protocol = TCP
+			case "udp":
+				s.Protocol = UDP
+			default:
+				x.bad("protocol", text, "tcp or udp", "tcp")
+			}
+		}
+		s.Port = uint16(x.number("port", true, 1, 65535, 0))
+		s.Upstream = x.hostPort("upstream", "\"127.0.0.1:8080\"", false, false)
+		c.Services = append(c.Services, s)
+		if !ok {
+			continue
+		}
+		if slices.ContainsFunc(c.Gateways, func(g Gateway) bool { return g.Address == vip }) {
+			r.fault(x.at("vip"), fmt.Sprintf("service %q: %v is a gateway", s.Name, vip), "take an address that nobody has")
+		}
+		if owner, taken := owners[vip]; taken && owner != s.Pair {
+			r.fault(x.at("vip"), fmt.Sprintf("service %q: %v is backed by pair %q already", s.Name, vip, owner),
+				"all services of an address share one pair; take another address")
+		} else {
+			owners[vip] = s.Pair
+		}
+		k := key{vip, s.Protocol, s.Port}
+		if other, twice := keys[k]; twice && s.Port != 0 && s.Protocol != 0 {
+			r.fault(x.at("port"), fmt.Sprintf("service %q is %v port %d/%s, as is %q", s.Name, vip, s.Port, ProtocolName(s.Protocol), other),
+				"change one of them")
+		}
+		keys[k] = s.Name
+	}
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller decides who is active. It joins its rooms: one loop owns
+// the state machines of all pairs (failover), and tasks around it talk to the
+// switch (p4rt), to the agents (health) and to operators (admin).
+//
+//	agents --sessions--> health --+                  +--> writer --> p4rt --> switch
+//	                              |    +------+      |
+//	switch --packets---> health --+--> | loop | -----+--> sessions --> agents
+//	                              |    +------+      |
+//	operators ---------> admin ---+      ticks       +--> history, events
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-net/understudy/controller/admin"
+	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/failover"
+	"github.com/understudy-net/understudy/controller/health"
+	"github.com/understudy-net/understudy/controller/p4rt"
+	"github.com/understudy-net/understudy/internal/heartbeat"
+)
+
+// Options are what a Controller is made of. Config and Pipeline are required.
+type Options struct {
+	Config   *config.Config
+	Pipeline p4rt.Pipeline
+	// Logger may be nil.
+	Logger *slog.Logger
+	// Rand spreads pauses; nil means a generator of its own.
+	Rand *rand.Rand
+	// Agents and Admin replace the listeners that the configuration names. The
+	// controller closes them.
+	Agents, Admin net.Listener
+	// Ready, if not nil, is called once: everything is served, and the switch has
+	// its pipeline and its entries.
+	Ready func()
+}
+
+// Controller is one controller. It is made by New and runs once.
+type Controller struct {
+	log     *slog.Logger
+	loop    *loop
+	session *p4rt.Session
+	agents  net.Listener
+	admin   net.Listener
+	tasks   []task
+}
+
+// task is a part of a controller that runs until its context ends, which is not
+// an error. When one fails, all end.
+type task interface {
+	Run(context.Context) error
+	fmt.Stringer
+}
+
+// New opens what a controller needs: its state, its listeners. It does not
+// connect to the switch yet. Run must be called to release them.
+func New(opts Options) (_ *Controller, err error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg := opts.Config
+	c := &Controller{log: opts.Logger, agents: opts.Agents, admin: opts.Admin}
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
+
+	secret, err := loadSecret(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	history, err := openHistory(cfg.StateDir, opts.Logger)
+	if err != nil {
+		return nil, err
+	}
+	if c.agents == nil {
+		if c.agents, err = net.Listen("tcp", cfg.Listen.Agents); err != nil {
+			return nil, fmt.Errorf("agents: %w; free the address, or change listen.agents", err)
+		}
+	}
+	if c.admin == nil {
+		if c.admin, err = admin.Listen(cfg.Listen.Admin); err != nil {
+			return nil, err
+		}
+	}
+
+	l := newLoop(cfg, opts.Logger, secret, history)
+	c.loop = l
+	agents := health.NewAgentServer(l, opts.Logger)
+	adminServer := admin.New(l)
+
+	beats := health.NewHeartbeats(cfg.Heartbeat.Port, l.places(), l.heartbeat)
+	ready := opts.Ready
+	c.session, err = p4rt.New(p4rt.Options{
+		Address:  cfg.Switch.Address,
+		DeviceID: cfg.Switch.DeviceID,
+		Pipeline: opts.Pipeline,
+		Wanted:   l.wanted,
+		PacketIn: beats.Packet,
+		Changed: func(st p4rt.Status) {
+			adminServer.SetServing(st == p4rt.Ready)
+			opts.Logger.Info("switch session", "switch", cfg.Switch.Name, "status", st)
+			if st != p4rt.Ready {
+				return
+			}
+			l.switchReady()
+			if ready != nil {
+				ready()
+				ready = nil
+			}
+		},
+		Logger: opts.Logger,
+		Rand:   opts.Rand,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w; use the P4 program that this controller was built with", err)
+	}
+	for _, e := range l.standing {
+		if err := c.session.Schema().Check(e); err != nil {
+			return nil, fmt.Errorf("P4 program: %w; use the one that this controller was built with", err)
+		}
+	}
+
+	c.tasks = []task{l, history}
+	for _, p := range l.pairs {
+		p.writer.put = c.session.Put
+		c.tasks = append(c.tasks, p.writer)
+	}
+	c.tasks = append(c.tasks,
+		c.session,
+		service{"agent server on " + c.agents.Addr().String(), agents.Serve, c.agents},
+		service{"admin server on " + c.admin.Addr().String(), adminServer.Serve, c.admin},
+	)
+	return c, nil
+}
+
+func (c *Controller) close() {
+	for _, l := range []net.Listener{c.agents, c.admin} {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// AgentAddr is where agents reach it.
+func (c *Controller) AgentAddr() net.Addr { return c.agents.Addr() }
+
+// AdminAddr is where operators reach it.
+func (c *Controller) AdminAddr() net.Addr { return c.admin.Addr() }
+
+// Run runs until ctx ends, which is not an error, or a part fails. Everything
+// that it has started has ended when it returns. The switch is left as it is.
+func (c *Controller) Run(ctx context.Context) error {
+	defer c.close()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, t := range c.tasks {
+		group.Go(func() error {
+			if err := t.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%v: %w", t, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+type service struct {
+	name     string
+	serve    func(context.Context, net.Listener) error
+	listener net.Listener
+}
+
+func (s service) Run(ctx context.Context) error { return s.serve(ctx, s.listener) }
+func (s service) String() string                { return s.name }
+
+// heartbeat runs in the goroutine that reads the switch's stream.
+func (l *loop) heartbeat(s health.Server, h heartbeat.Heartbeat) {
+	l.post(input{pair: l.pairs[s.Pair-1], event: failover.HeartbeatSeen{
+		Server:        failover.Replica(s.Replica),
+		At:            time.Now(),
+		Instance:      h.Instance,
+		Role:          failover.Role(h.Role),
+		Epoch:         uint64(h.Epoch),
+		ApplicationUp: h.ApplicationUp,
+	}})
+}

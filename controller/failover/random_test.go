@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package failover
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	seed  = flag.Uint64("seed", 0, "of the random stories; 0 takes another one each time")
+	tales = flag.Int("tales", 300, "how many random stories")
+)
+
+// Random stories: agents, links, applications, writes and the controller fail
+// and come back in any order. Whatever happens, the rules hold; and when the
+// trouble ends, two servers hold the connections again.
+func TestRandom(t *testing.T) {
+	first := *seed
+	if first == 0 {
+		first = rand.Uint64()
+	}
+	n := *tales
+	if testing.Short() {
+		n = min(n, 50)
+	}
+	t.Logf("first seed %d; repeat one story with -seed N -tales 1", first)
+	hot := 0
+	for i := range n {
+		s := first + uint64(i)
+		w := newWorld(s)
+		w.live(400)
+		w.heal()
+		hot += w.hot
+		if len(w.wrong) > 0 {
+			from := max(0, len(w.log)-60)
+			t.Fatalf("seed %d:\n%s\n...\n%s", s, strings.Join(w.wrong, "\n"), strings.Join(w.log[from:], "\n"))
+		}
+	}
+	t.Logf("%d failovers to a server that held the connections", hot)
+}
+
+// world is agents, a switch, and the controller's machine between them.
+type world struct {
+	rng    *rand.Rand
+	config Config
+	m      *Machine
+	now    time.Time
+	log    []string
+	wrong  []string
+	hot    int
+
+	agents  []*process
+	session uint64
+
+	// The switch, and what was asked of it and is not done.
+	active  Replica
+	epoch   uint64
+	members []Replica
+	pending []Intent
+
+	lastEpoch uint64             // of WriteActive
+	released  map[uint64]Replica // whom an epoch released
+	calm      bool
+	// guess: the failover was decided by a controller that has just started. It
+	// cannot tell whether the backup, whose role the switch confirms, had got all
+	// connections; but there is nobody better.
+	guess bool
+}
+
+// process is an agent, and the host it runs on.
+type process struct {
+	id       Replica
+	alive    bool
+	instance uint64
+	session  uint64 // 0: none
+	appUp    bool
+	linked   bool
+	carrier  bool // it reports that its link is down
+	lastBeat time.Time
+
+	// What it holds.
+	have   Assign
+	inbox  []Assign
+	stream bool // as it last reported
+	// holds is the epoch in which this process got a copy of every connection;
+	// 0 if it has none.
+	holds uint64
+}
+
+func newWorld(seed uint64) *world {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w := &world{
+		rng: rng, now: time.Unix(1000, 0),
+		config:   Config{Servers: []string{"server1", "server2", "server3"}[:2+rng.IntN(2)]},
+		released: map[uint64]Replica{},
+	}
+	for i := range w.config.Servers {
+		w.agents = append(w.agents, &process{id: Replica(i + 1), appUp: true, linked: true, carrier: rng.IntN(2) == 0})
+	}
+	w.restartController()
+	return w
+}
+
+func (w *world) note(format string, args ...any) {
+	w.log = append(w.log, fmt.Sprintf("%8.1f ms %s", float64(w.now.Sub(time.Unix(1000, 0)).Microseconds())/1000, fmt.Sprintf(format, args...)))
+}
+
+func (w *world) fault(format string, args ...any) {
+	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
+}
+
+func (w *world) step(ev Event) {
+	switch ev.(type) {
+	case Tick, HeartbeatSeen, AliveSeen:
+	default:
+		w.note("event %T%+v", ev, ev)
+	}
+	for _, in := range w.m.Step(w.now, ev) {
+		w.note("   -> %T%+v", in, in)
+		switch in := in.(type) {
+		case WriteActive:
+			if in.Epoch <= w.lastEpoch {
+				w.fault("epoch %d was written after %d", in.Epoch, w.lastEpoch)
+			}
+			w.lastEpoch = in.Epoch
+			w.pending = append(w.pending, in)
+		case WriteMembers:
+			if len(in.Members) == 0 {
+				w.fault("a group without members")
+			}
+			w.pending = append(w.pending, in)
+		case Assign:
+			w.assigned(in)
+		case RecordFailover:
+			w.recorded(in)
+		case Notify:
+			if in.Kind == StateChanged && strings.Contains(in.Message, "-> failing over") {
+				w.guess = strings.HasPrefix(in.Message, "recovering")
+			}
+		}
+	}
+}
+
+func (w *world) assigned(a Assign) {
+	p := w.agents[a.Server-1]
+	if p.session == 0 {
+		w.fault("server%d was told %+v without a session", a.Server, a)
+		return
+	}
+	if a.Role == Active && a.Released {
+		if w.active != a.Server {
+			w.fault("server%d was released while the switch has %d", a.Server, w.active)
+		}
+		if other, ok := w.released[a.Epoch]; ok && other != a.Server {
+			w.fault("epoch %d released both server%d and server%d", a.Epoch, other, a.Server)
+		}
+		w.released[a.Epoch] = a.Server
+	}
+	if a.Role == Backup && (a.Peer == 0 || a.Peer == a.Server) {
+		w.fault("a backup without an active server: %+v", a)
+	}
+	p.inbox = append(p.inbox, a)
+}
+
+func (w *world) recorded(r RecordFailover) {
+	if r.Decided.Before(r.Suspected) || r.Written.Before(r.Decided) {
+		w.fault("times out of order: %+v", r)
+	}
+	if r.Final || r.Cold {
+		return
+	}
+	w.hot++
+	// The record comes with the write: the new active server must have held
+	// the connections when it was chosen, in the epoch before.
+	if p := w.agents[r.To-1]; p.alive && p.holds == 0 && !w.guess {
+		w.fault("server%d took over without a copy of the connections", r.To)
+	}
+}
+
+// read has the agent do what it was told.
+func (w *world) read(p *process) {
+	if len(p.inbox) == 0 || !p.alive {
+		return
+	}
+	a := p.inbox[0]
+	p.inbox = p.inbox[1:]
+	if a.Epoch < p.have.Epoch {
+		return
+	}
+	if a.Role == Fenced {
+		p.holds = 0
+	}
+	if a.Role == Backup && p.have != a {
+		p.holds = 0 // an empty copy, to be filled by the stream
+	}
+	p.have = a
+	if p.session != 0 {
+		w.step(Applied{Server: p.id, Session: p.session, Epoch: a.Epoch, Role: a.Role, Released: a.Released})
+	}
+}
+
+// streams has active agents notice what became of the stream to their backup.
+func (w *world) streams() {
+	for _, p := range w.agents {
+		if !p.alive || p.have.Role != Active || p.have.Peer == 0 {
+			p.stream = false
+			continue
+		}
+		b := w.agents[p.have.Peer-1]
+		up := b.alive && b.have.Role == Backup && b.have.Epoch == p.have.Epoch && b.have.Peer == p.id && p.linked && b.linked
+		if up {
+			b.holds = p.have.Epoch
+		}
+		if p.session != 0 && up != p.stream && w.rng.IntN(3) == 0 {
+			p.stream = up
+			w.step(Replication{Server: p.id, Session: p.session, Epoch: p.have.Epoch, Up: up})
+		}
+	}
+}
+
+// pass lets a little time pass, as everybody lives on.
+func (w *world) pass(d time.Duration) {
+	for end := w.now.Add(d); w.now.Before(end); {
+		w.now = w.now.Add(2500 * time.Microsecond)
+		for _, p := range w.agents {
+			if p.alive && p.linked && p.have.Role != NoRole && w.now.Sub(p.lastBeat) >= 10*time.Millisecond {
+				p.lastBeat = w.now
+				w.step(HeartbeatSeen{Server: p.id, At: w.now, Instance: p.instance, Role: p.have.Role, Epoch: p.have.Epoch, ApplicationUp: p.appUp})
+			}
+			if p.alive && p.session != 0 && p.id%2 == 0 && w.now.UnixMilli()%10 == 0 {
+				w.step(AliveSeen{Server: p.id, Session: p.session, At: w.now})
+			}
+			if w.rng.IntN(2) == 0 {
+				w.read(p)
+			}
+		}
+		w.streams()
+		if len(w.pending) > 0 && w.rng.IntN(2) == 0 {
+			w.write(w.calm || w.rng.IntN(5) > 0)
+		}
+		w.step(Tick{})
+	}
+}
+
+// write has the switch take what is asked of it, as one request, or refuse it.
+func (w *world) write(ok bool) {
+	if len(w.pending) == 0 {
+		return
+	}
+	var epoch uint64
+	for _, in := range w.pending {
+		switch in := in.(type) {
+		case WriteActive:
+			epoch = in.Epoch
+			if ok {
+				w.active, w.epoch = in.Active, in.Epoch
+			}
+		case WriteMembers:
+			epoch = max(epoch, in.Epoch)
+			if ok {
+				w.members = slices.Clone(in.Members)
+			}
+		}
+	}
+	if !ok {
+		w.step(WriteFailed{Epoch: epoch, Reason: "no"})
+		return
+	}
+	w.pending = nil
+	w.note("switch: active %d epoch %d members %s", w.active, w.epoch, replicas(w.members))
+	w.step(WriteDone{Epoch: epoch})
+}
+
+func (w *world) attach(p *process) {
+	w.session++
+	p.session = w.session
+	p.inbox = nil // what was on the old connection is lost
+	p.stream = false
+	w.step(AgentUp{
+		Server: p.id, Session: p.session, Instance: p.instance,
+		Role: p.have.Role, Epoch: p.have.Epoch, ApplicationUp: p.appUp, LinkDown: p.carrier && !p.linked,
+	})
+}
+
+func (w *world) detach(p *process, cause Cause) {
+	if p.session == 0 {
+		return
+	}
+	s := p.session
+	p.session, p.inbox = 0, nil
+	w.step(AgentDown{Server: p.id, Session: s, Cause: cause})
+}
+
+func (w *world) start(p *process) {
+	if p.alive {
+		return
+	}
+	p.alive, p.instance = true, w.rng.Uint64()|1
+	p.have, p.holds, p.appUp = Assign{}, 0, true
+	w.attach(p)
+}
+
+func (w *world) kill(p *process) {
+	if !p.alive {
+		return
+	}
+	p.alive = false
+	p.have, p.holds, p.inbox = Assign{}, 0, nil
+	// The session's end may be noticed late: then a new process may come first.
+	if w.rng.IntN(4) > 0 {
+		w.detach(p, CauseClosed)
+	}
+}
+
+func (w *world) restartController() {
+	w.m = New(w.config)
+	w.pending = nil
+	for _, p := range w.agents {
+		p.session, p.inbox = 0, nil
+	}
+	// What was asked for but not written is unknown to the new one.
+	w.lastEpoch = w.epoch
+	for e := range w.released {
+		if e > w.epoch {
+			delete(w.released, e)
+		}
+	}
+	w.note("a new controller")
+	w.step(SwitchState{Active: w.active, Epoch: w.epoch, Members: slices.Clone(w.members)})
+}
+
+// restartSwitch empties the switch, which is then told everything again.
+func (w *world) restartSwitch() {
+	w.step(SwitchState{})
+	st := w.m.Status()
+	w.active, w.epoch, w.members = st.Active, st.Epoch, st.Members
+	w.note("a new switch: active %d epoch %d members %s", w.active, w.epoch, replicas(w.members))
+}
+
+// live is a number of random events.
+func (w *world) live(n int) {
+	for range n {
+		p := w.agents[w.rng.IntN(len(w.agents))]
+		switch w.rng.IntN(40) {
+		case 0, 1:
+			w.kill(p)
+		case 2, 3, 4, 5:
+			w.start(p)
+		case 6:
+			w.detach(p, []Cause{CauseClosed, CauseTimedOut}[w.rng.IntN(2)])
+		case 7, 8, 9:
+			if p.alive && (p.session == 0 || w.rng.IntN(4) == 0) {
+				w.attach(p)
+			}
+		case 10, 11:
+			p.linked = !p.linked
+			w.note("server%d linked %t", p.id, p.linked)
+			if p.alive && p.session != 0 && (p.linked || p.carrier) {
+				w.step(Health{Server: p.id, Session: p.session, Up: p.appUp, LinkDown: !p.linked})
+			}
+		case 12:
+			if p.alive {
+				p.appUp = !p.appUp
+				if p.session != 0 {
+					w.step(Health{Server: p.id, Session: p.session, Up: p.appUp, LinkDown: p.carrier && !p.linked})
+				}
+			}
+		case 13:
+			if w.rng.IntN(4) == 0 {
+				w.restartController()
+			}
+		case 14:
+			if w.rng.IntN(4) == 0 {
+				w.restartSwitch()
+			}
+		case 15:
+			w.step(SwitchOver{Request: 1})
+		case 16:
+			w.write(w.rng.IntN(3) > 0)
+		case 17:
+			w.now = w.now.Add(time.Duration(w.rng.IntN(200)) * time.Millisecond) // a stall
+		case 18:
+			w.read(p)
+		case 19, 20:
+			// Quiet for long enough to become duplex.
+			w.pass(400 * time.Millisecond)
+		default:
+			w.pass(time.Duration(1+w.rng.IntN(40)) * time.Millisecond)
+		}
+		if len(w.wrong) > 0 {
+			return
+		}
+	}
+}
+
+// heal ends all trouble. Two servers must end up holding the connections.
+func (w *world) heal() {
+	if len(w.wrong) > 0 {
+		return
+	}
+	w.note("all trouble ends")
+	w.calm = true
+	for _, p := range w.agents {
+		p.linked = true
+		if !p.alive {
+			w.start(p)
+		}
+		if p.session == 0 {
+			w.attach(p)
+		}
+		p.appUp = true
+		w.step(Health{Server: p.id, Session: p.session, Up: true})
+	}
+	for range 60 {
+		w.pass(time.Second)
+		if w.m.Status().State == Duplex && len(w.pending) == 0 {
+			break
+		}
+	}
+	w.pass(200 * time.Millisecond)
+	st := w.m.Status()
+	if st.State != Duplex {
+		w.fault("the pair is %s, not duplex", st.State)
+		return
+	}
+	a, b := w.agents[st.Active-1], w.agents[st.Backup-1]
+	if w.active != st.Active || w.epoch != st.Epoch || len(w.members) != 2 {
+		w.fault("the switch has active %d, epoch %d, members %v; the machine %+v", w.active, w.epoch, w.members, st)
+	}
+	if a.have != (Assign{Server: a.id, Epoch: st.Epoch, Role: Active, Released: true, Peer: b.id}) {
+		w.fault("the active server has %+v", a.have)
+	}
+	if b.have != (Assign{Server: b.id, Epoch: st.Epoch, Role: Backup, Peer: a.id}) {
+		w.fault("the backup has %+v", b.have)
+	}
+	for _, p := range w.agents {
+		if p != a && p != b && p.have.Role != Fenced {
+			w.fault("server%d has %+v", p.id, p.have)
+		}
+	}
+}

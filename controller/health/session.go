@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package health turns what agents say, and that they fall silent, into events:
+// their sessions with the controller, and their heartbeats through the data path.
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
+)
+
+// End is how a session ended.
+type End uint8
+
+// The ends.
+const (
+	// Closed: the other side's kernel, or program, has closed it.
+	Closed End = iota + 1
+	// TimedOut: nothing is heard from the other side any more.
+	TimedOut
+)
+
+// Handler receives what happens in sessions. Its methods are called in the
+// goroutine of the session concerned, in order for each session, and must not
+// block for long.
+type Handler interface {
+	// Attached is called first. An error ends the session with that error; no
+	// other method is called then.
+	Attached(*Session, *agentv1.Hello) error
+	// Message is called for each later message.
+	Message(*Session, *agentv1.AgentMessage)
+	// Detached is called last.
+	Detached(*Session, End)
+}
+
+// Session is one agent's session.
+type Session struct {
+	// ID counts the sessions of this controller from 1.
+	ID uint64
+	// Server is the name in the Hello.
+	Server string
+	// Remote is the agent's address.
+	Remote string
+
+	out chan *agentv1.Assignment
+
+	mu   sync.Mutex
+	sent []sent // assignments that were not answered yet
+}
+
+type sent struct {
+	epoch    uint64
+	role     agentv1.Role
+	released bool
+}
+
+// queued is how many assignments may wait to be sent. An agent that does not
+// read them loses the oldest ones: each is the whole of what it shall be.
+const queued = 64
+
+// Assign sends an assignment. It never blocks. The session owns a afterwards.
+func (s *Session) Assign(a *agentv1.Assignment) {
+	s.mu.Lock()
+	s.sent = append(s.sent, sent{a.GetEpoch(), a.GetRole(), a.GetReleased()})
+	if len(s.sent) > queued {
+		s.sent = s.sent[1:]
+	}
+	s.mu.Unlock()
+	for {
+		select {
+		case s.out <- a:
+			return
+		default:
+		}
+		select {
+		case <-s.out:
+		default:
+		}
+	}
+}
+
+// Answers says whether the assignment that an Applied answers was a released
+// one. Agents answer in order; an answer to a later assignment answers the
+// earlier ones, too.
+func (s *Session) Answers(a *agentv1.Applied) (released bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, x := range s.sent {
+		if x.epoch == a.GetEpoch() && x.role == a.GetRole() {
+			s.sent = s.sent[i+1:]
+			return x.released
+		}
+	}
+	return false
+}
+
+// AgentServer is the AgentControl service with a listener of its own.
+type AgentServer struct {
+	agentv1.UnimplementedAgentControlServer
+
+	handler Handler
+	log     *slog.Logger
+	grpc    *grpc.Server
+	ids     atomic.Uint64
+	// helloTimeout is how long a new session may wait with its Hello.
+	helloTimeout time.Duration
+}
+
+// NewAgentServer returns a server that has not begun to serve. log may be nil.
+func NewAgentServer(handler Handler, log *slog.Logger) *AgentServer {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &AgentServer{handler: handler, log: log, helloTimeout: 5 * time.Second}
+	s.grpc = grpc.NewServer(
+		grpc.WaitForHandlers(true),
+		// Only a host that is gone is silent for as long as this. Faster than that
+		// are heartbeats; and a process that dies closes its connection.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
+		// Agents may ask as often as they like.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 100 * time.Millisecond, PermitWithoutStream: true}),
+	)
+	agentv1.RegisterAgentControlServer(s.grpc, s)
+	return s
+}
+
+// Serve serves until ctx ends, which is not an error. It closes the listener,
+// and returns when every session has been told to its handler as detached.
+func (s *AgentServer) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, s.grpc.Stop)
+	defer stop()
+	err := s.grpc.Serve(listener{l})
+	s.grpc.Stop() // waits for the handlers
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("agent server: %w", err)
+}
+
+// Session implements agentv1.AgentControlServer.
+func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
+	ctx := stream.Context()
+	session := &Session{ID: s.ids.Add(1), out: make(chan *agentv1.Assignment, queued)}
+	var conn *conn
+	if p, ok := peer.FromContext(ctx); ok {
+		session.Remote = p.Addr.String()
+		if a, ok := p.Addr.(connAddr); ok {
+			conn = a.conn
+		}
+	}
+	hello, err := s.hello(stream)
+	if err != nil {
+		return err
+	}
+	session.Server = hello.GetServer()
+	if err := s.handler.Attached(session, hello); err != nil {
+		s.log.Warn("agent refused", "server", session.Server, "remote", session.Remote, "error", err)
+		return err
+	}
+
+	done := make(chan struct{})
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		for {
+			select {
+			case a := <-session.out:
+				m := &agentv1.ControllerMessage{Message: &agentv1.ControllerMessage_Assignment{Assignment: a}}
+				if stream.Send(m) != nil {
+					return // Recv fails, too
+				}
+			case <-done:
+				return
+			}
+		}
+	})
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			s.handler.Detached(session, end(conn, err))
+			close(done)
+			sender.Wait()
+			return nil
+		}
+		s.handler.Message(session, m)
+	}
+}
+
+// hello waits for the first message.
+func (s *AgentServer) hello(stream agentv1.AgentControl_SessionServer) (*agentv1.Hello, error) {
+	type first struct {
+		m   *agentv1.AgentMessage
+		err error
+	}
+	got := make(chan first, 1)
+	go func() { // ends with the stream
+		m, err := stream.Recv()
+		got <- first{m, err}
+	}()
+	select {
+	case f := <-got:
+		if f.err != nil {
+			return nil, f.err
+		}
+		if f.m.GetHello() == nil {
+			return nil, status.Error(codes.InvalidArgument, "the first message of a session must be a Hello")
+		}
+		return f.m.GetHello(), nil
+	case <-time.After(s.helloTimeout):
+		return nil, status.Error(codes.DeadlineExceeded, "no Hello came")
+	}
+}
+
+// end tells a death from a silence. The connection knows: gRPC says "canceled"
+// for both.
+func end(c *conn, err error) End {
+	if c == nil {
+		return Closed
+	}
+	if cause := c.cause.Load(); cause != nil {
+		return *cause
+	}
+	// The connection lives, it was only the call that ended.
+	return Closed
+}
+
+// listener hands out connections that remember how they ended.
+type listener struct{ net.Listener }
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c}, nil
+}
+
+type conn struct {
+	net.Conn
+	cause atomic.Pointer[End]
+}
+
+// connAddr is how a call's handler finds the connection that it came on.
+type connAddr struct {
+	net.Addr
+	conn *conn
+}
+
+func (c *conn) RemoteAddr() net.Addr { return connAddr{c.Conn.RemoteAddr(), c} }
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.ended(err)
+	}
+	return n, err
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		c.ended(err)
+	}
+	return n, err
+}
+
+// Close is called when the connection has failed, which Read or Write have noted
+// by then, or when it is given up, because nothing is heard.
+func (c *conn) Close() error {
+	c.ended(net.ErrClosed)
+	return c.Conn.Close()
+}
+
+// ended keeps the first error. A connection that we close ourselves, because the
+// other side does not answer, fails with net.ErrClosed; a kernel that gives up
+// fails with ETIMEDOUT.
+func (c *conn) ended(err error) {
+	how := Closed
+	var network net.Error
+	switch {
+	case errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ETIMEDOUT),
+		errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		how = TimedOut
+	case errors.As(err, &network) && network.Timeout():
+		return // a deadline of the transport's own
+	}
+	c.cause.CompareAndSwap(nil, &how)
+}

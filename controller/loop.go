@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
+	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
+	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/failover"
+	"github.com/understudy-net/understudy/controller/health"
+	"github.com/understudy-net/understudy/controller/p4rt"
+)
+
+// loop owns the state of all pairs. Everything enters as an input; nothing else
+// touches what is below "owned".
+type loop struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	secret   []byte
+	standing []p4rt.Entry
+	pairs    []*pair          // by pair id - 1; the list is immutable
+	servers  map[string]place // immutable
+	inputs   chan input
+	// stopped is closed when the loop takes no more inputs.
+	stopped chan struct{}
+
+	// owned
+	history  *history
+	watchers map[*watcher]bool
+	requests map[uint64]chan<- failover.Reply
+	lastReq  uint64
+}
+
+// pair is a state machine and what its intents need.
+type pair struct {
+	config   config.Pair
+	services []*agentv1.Service
+	listed   []*adminv1.Service
+	writer   *writer
+
+	// owned by the loop
+	machine     *failover.Machine
+	sessions    []*health.Session // by replica - 1; nil when there is none
+	replication []string          // addresses, by replica - 1
+	connections uint64
+	protected   uint64
+	last        *record // the latest failover
+}
+
+type place struct {
+	pair    *pair
+	replica failover.Replica
+}
+
+// input is one thing for the loop to do: an event of a pair, or a function.
+type input struct {
+	pair  *pair
+	event failover.Event
+	do    func()
+}
+
+func newLoop(cfg *config.Config, log *slog.Logger, secret []byte, h *history) *loop {
+	l := &loop{
+		cfg: cfg, log: log, secret: secret, history: h,
+		standing: standing(cfg),
+		servers:  map[string]place{},
+		inputs:   make(chan input, 4096),
+		stopped:  make(chan struct{}),
+		watchers: map[*watcher]bool{},
+		requests: map[uint64]chan<- failover.Reply{},
+	}
+	for _, pc := range cfg.Pairs {
+		p := &pair{
+			config:      pc,
+			writer:      newWriter(pc),
+			sessions:    make([]*health.Session, len(pc.Servers)),
+			replication: make([]string, len(pc.Servers)),
+		}
+		names := make([]string, len(pc.Servers))
+		for i, s := range pc.Servers {
+			names[i] = s.Name
+			l.servers[s.Name] = place{p, failover.Replica(s.Replica)}
+		}
+		p.machine = failover.New(failover.Config{
+			Servers: names, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed,
+		})
+		for _, s := range cfg.PairServices(pc.Name) {
+			p.services = append(p.services, &agentv1.Service{
+				Name: s.Name, Vip: s.VIP.AsSlice(), Protocol: uint32(s.Protocol), Port: uint32(s.Port), Upstream: s.Upstream,
+			})
+			p.listed = append(p.listed, &adminv1.Service{
+				Name: s.Name, Vip: s.VIP.String(), Protocol: config.ProtocolName(s.Protocol), Port: uint32(s.Port),
+			})
+		}
+		p.writer.done = func(epoch uint64) {
+			l.post(input{pair: p, event: failover.WriteDone{Epoch: epoch}})
+		}
+		p.writer.failed = l.writeFailed(p)
+		l.pairs = append(l.pairs, p)
+	}
+	return l
+}
+
+// writeFailed passes on each new failure, and a lasting one now and then.
+func (l *loop) writeFailed(p *pair) func(uint64, error) {
+	var last string
+	var at time.Time
+	return func(epoch uint64, err error) {
+		text := strconv.FormatUint(epoch, 10) + err.Error()
+		if text == last && time.Since(at) < 10*time.Second {
+			return
+		}
+		last, at = text, time.Now()
+		l.post(input{pair: p, event: failover.WriteFailed{Epoch: epoch, Reason: err.Error()}})
+	}
+}
+
+// places is where heartbeats come from.
+func (l *loop) places() map[health.Place]health.Server {
+	m := map[health.Place]health.Server{}
+	for _, p := range l.pairs {
+		for _, s := range p.config.Servers {
+			m[health.Place{Port: uint32(s.Port), MAC: s.MAC}] = health.Server{Pair: p.config.ID, Replica: s.Replica}
+		}
+	}
+	return m
+}
+
+func (l *loop) String() string { return "loop" }
+
+// post hands an input to the loop. Once the loop has ended it does nothing.
+func (l *loop) post(in input) {
+	select {
+	case l.inputs <- in:
+	case <-l.stopped:
+	}
+}
+
+var errStopped = errors.New("the controller is stopping")
+
+// call runs f in the loop and waits for it.
+func (l *loop) call(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case l.inputs <- input{do: func() { f(); close(done) }}:
+	case <-l.stopped:
+		return errStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-done:
+		return nil
+	case <-l.stopped:
+		return errStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Run handles inputs until ctx ends. What ends with it, sessions above all, is
+// no event any more.
+func (l *loop) Run(ctx context.Context) error {
+	defer close(l.stopped)
+	ticker := time.NewTicker(max(l.cfg.Heartbeat.Interval/4, time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case in := <-l.inputs:
+			if ctx.Err() != nil {
+				return nil
+			}
+			l.handle(in)
+		case <-ticker.C:
+			// What has been heard before comes before the tick that asks for it.
+			for n := len(l.inputs); n > 0; n-- {
+				l.handle(<-l.inputs)
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			now := time.Now()
+			for _, p := range l.pairs {
+				l.step(p, now, failover.Tick{})
+			}
+		}
+	}
+}
+
+func (l *loop) handle(in input) {
+	if in.do != nil {
+		in.do()
+		return
+	}
+	l.step(in.pair, time.Now(), in.event)
+}
+
+// step carries out what a machine intends.
+func (l *loop) step(p *pair, now time.Time, ev failover.Event) {
+	intents := p.machine.Step(now, ev)
+	if len(intents) == 0 {
+		return
+	}
+	// The switch first: everything else can wait for as long as this takes.
+	var w wish
+	for _, in := range intents {
+		switch in := in.(type) {
+		case failover.WriteActive:
+			w.epoch, w.active, w.activeEpoch = in.Epoch, in.Active, in.Epoch
+		case failover.WriteMembers:
+			w.epoch, w.hasMembers, w.members = in.Epoch, true, in.Members
+		case failover.Assign:
+			l.assign(p, in)
+		}
+		if w.active != 0 {
+			// A flip does not wait for the rest of the list.
+			p.writer.want(w)
+			w = wish{}
+		}
+	}
+	if w.hasMembers {
+		p.writer.want(w)
+	}
+	for _, in := range intents {
+		switch in := in.(type) {
+		case failover.RecordFailover:
+			r := l.record(p, in.Failover)
+			p.last = &r
+			l.history.put(r, in.Final)
+		case failover.Notify:
+			l.notify(p, now, in)
+		case failover.Reply:
+			if ch, ok := l.requests[in.Request]; ok {
+				delete(l.requests, in.Request)
+				ch <- in // has room for one
+			}
+		}
+	}
+}
+
+func (l *loop) assign(p *pair, in failover.Assign) {
+	session := p.sessions[in.Server-1]
+	if session == nil {
+		return
+	}
+	server := p.config.Servers[in.Server-1]
+	a := &agentv1.Assignment{
+		Pair:      p.config.Name,
+		Epoch:     in.Epoch,
+		Role:      agentv1.Role(in.Role),
+		Released:  in.Released,
+		Services:  p.services,
+		IsnSecret: l.secret,
+		Heartbeat: &agentv1.Heartbeat{
+			Destination: net.JoinHostPort(server.Gateway.Address.String(), strconv.Itoa(int(l.cfg.Heartbeat.Port))),
+			Interval:    durationpb.New(l.cfg.Heartbeat.Interval),
+			PairId:      uint32(p.config.ID),
+			ReplicaId:   uint32(server.Replica),
+		},
+	}
+	if in.Peer != 0 {
+		a.Peer = &agentv1.Peer{
+			Server:             p.config.Servers[in.Peer-1].Name,
+			ReplicationAddress: p.replication[in.Peer-1],
+		}
+	}
+	session.Assign(a)
+}
+
+// ---- the switch session ----
+
+// wanted is called when the switch has been read: each machine sees what it has
+// for its pair, and the answer is what it shall have.
+func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) {
+	want := p4rt.State{Entries: append([]p4rt.Entry(nil), l.standing...)}
+	err := l.call(ctx, func() {
+		now := time.Now()
+		for _, p := range l.pairs {
+			l.step(p, now, pairState(have, p.config))
+			st := p.machine.Status()
+			if st.Active != 0 {
+				want.Entries = append(want.Entries, activeEntry(p.config.ID, st.Active, st.Epoch))
+			}
+			if len(st.Members) > 0 {
+				want.Groups = append(want.Groups, membersGroup(p.config, st.Members))
+			}
+		}
+	})
+	return want, err
+}
+
+// switchReady has the writers try again at once.
+func (l *loop) switchReady() {
+	for _, p := range l.pairs {
+		p.writer.retry()
+	}
+}
+
+// ---- agent sessions: health.Handler ----
+
+// Attached implements health.Handler.
+func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
+	at, ok := l.servers[h.GetServer()]
+	if !ok {
+		return status.Errorf(codes.NotFound, "no server %q in the controller's configuration; correct the agent's name, or add it to a pair", h.GetServer())
+	}
+	if h.GetEpoch() > failover.MaxEpoch {
+		return status.Errorf(codes.InvalidArgument, "epoch %d cannot be; restart the agent", h.GetEpoch())
+	}
+	if h.GetInstance() == 0 {
+		return status.Error(codes.InvalidArgument, "instance 0 cannot be; send a random number")
+	}
+	role, ok := roleOf(h.GetRole())
+	if !ok {
+		return status.Errorf(codes.InvalidArgument, "role %v is not known", h.GetRole())
+	}
+	l.post(input{do: func() {
+		i := at.replica - 1
+		old := at.pair.sessions[i]
+		at.pair.sessions[i] = s
+		at.pair.replication[i] = h.GetReplicationAddress()
+		l.log.Info("agent attached", "server", h.GetServer(), "remote", s.Remote, "version", h.GetVersion(),
+			"role", role, "epoch", h.GetEpoch(), "again", old != nil)
+		l.step(at.pair, time.Now(), failover.AgentUp{
+			Server: at.replica, Session: s.ID, Instance: h.GetInstance(),
+			Role: role, Epoch: h.GetEpoch(),
+			ApplicationUp: h.GetHealth().GetApplicationUp(), LinkDown: h.GetHealth().GetLinkDown(),
+			Reason: h.GetHealth().GetReason(),
+		})
+	}})
+	return nil
+}
+
+// roleOf is false for a role of a later version.
+func roleOf(r agentv1.Role) (failover.Role, bool) {
+	if r < 0 || r > agentv1.Role_ROLE_FENCED {
+		return failover.NoRole, false
+	}
+	return failover.Role(r), true
+}
+
+// Message implements health.Handler.
+func (l *loop) Message(s *health.Session, m *agentv1.AgentMessage) {
+	at := l.servers[s.Server]
+	in := input{pair: at.pair}
+	switch m := m.GetMessage().(type) {
+	case *agentv1.AgentMessage_Health:
+		in.event = failover.Health{
+			Server: at.replica, Session: s.ID,
+			Up: m.Health.GetApplicationUp(), LinkDown: m.Health.GetLinkDown(), Reason: m.Health.GetReason(),
+		}
+	case *agentv1.AgentMessage_Alive:
+		in.event = failover.AliveSeen{Server: at.replica, Session: s.ID, At: time.Now()}
+	case *agentv1.AgentMessage_Applied:
+		applied := failover.Applied{
+			Server: at.replica, Session: s.ID,
+			Epoch: m.Applied.GetEpoch(), Released: s.Answers(m.Applied),
+		}
+		role, ok := roleOf(m.Applied.GetRole())
+		if !ok {
+			return
+		}
+		applied.Role = role
+		in.event = applied
+	case *agentv1.AgentMessage_Replication:
+		in.event = failover.Replication{
+			Server: at.replica, Session: s.ID,
+			Epoch: m.Replication.GetEpoch(), Up: m.Replication.GetUp(), Reason: m.Replication.GetReason(),
+		}
+	case *agentv1.AgentMessage_Protection:
+		in.do = func() {
+			if at.pair.machine.Status().Active == at.replica && at.pair.sessions[at.replica-1] == s {
+				at.pair.connections, at.pair.protected = m.Protection.GetConnections(), m.Protection.GetProtected()
+			}
+		}
+	default:
+		l.log.Warn("an agent sent what has no meaning here", "server", s.Server, "message", fmt.Sprintf("%T", m))
+		return
+	}
+	l.post(in)
+}
+
+// Detached implements health.Handler.
+func (l *loop) Detached(s *health.Session, how health.End) {
+	at := l.servers[s.Server]
+	cause := failover.CauseClosed
+	if how == health.TimedOut {
+		cause = failover.CauseTimedOut
+	}
+	l.post(input{do: func() {
+		if at.pair.sessions[at.replica-1] == s {
+			at.pair.sessions[at.replica-1] = nil
+		}
+		l.step(at.pair, time.Now(), failover.AgentDown{Server: at.replica, Session: s.ID, Cause: cause})
+	}})
+}

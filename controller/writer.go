@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/failover"
+	"github.com/understudy-net/understudy/controller/p4rt"
+)
+
+// writer brings one pair's entries to the switch. It is told what shall be
+// there, not what to do: a newer wish replaces one that could not be written
+// yet. Pairs do not wait for each other.
+type writer struct {
+	pair config.Pair
+	put  func(context.Context, []p4rt.Entry, []p4rt.Group) error
+	// done is called when everything asked for up to epoch is in the switch;
+	// failed, once for each attempt, when it is not.
+	done   func(epoch uint64)
+	failed func(epoch uint64, err error)
+
+	mu      sync.Mutex
+	pending wish
+	wake    chan struct{} // a token: something has changed
+}
+
+// wish is what shall be in the switch; parts of it may be absent.
+type wish struct {
+	epoch uint64
+	// active is 0 for unchanged; activeEpoch is what its entry shall say.
+	active      failover.Replica
+	activeEpoch uint64
+	hasMembers  bool
+	members     []failover.Replica
+}
+
+func newWriter(pair config.Pair) *writer {
+	return &writer{pair: pair, wake: make(chan struct{}, 1)}
+}
+
+func (w *writer) String() string { return fmt.Sprintf("writer of pair %s", w.pair.Name) }
+
+// want adds to what is wanted. It does not block.
+func (w *writer) want(x wish) {
+	w.mu.Lock()
+	w.pending.epoch = x.epoch
+	if x.active != 0 {
+		w.pending.active, w.pending.activeEpoch = x.active, x.activeEpoch
+	}
+	if x.hasMembers {
+		w.pending.hasMembers, w.pending.members = true, x.members
+	}
+	w.mu.Unlock()
+	w.retry()
+}
+
+// retry ends a pause between attempts.
+func (w *writer) retry() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Between attempts that fail.
+const (
+	firstWritePause = 2 * time.Millisecond
+	lastWritePause  = 250 * time.Millisecond
+)
+
+// Run writes until ctx ends, which is not an error.
+func (w *writer) Run(ctx context.Context) error {
+	pause := firstWritePause
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.wake:
+		case <-again:
+		}
+		again = nil
+		w.mu.Lock()
+		x := w.pending
+		w.pending = wish{}
+		w.mu.Unlock()
+		if x.active == 0 && !x.hasMembers {
+			continue
+		}
+		err := w.write(ctx, x)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			pause = firstWritePause
+			w.done(x.epoch)
+			continue
+		}
+		// While there is no session, it is soon told that there is one again.
+		if !errors.Is(err, p4rt.ErrNotReady) || pause == lastWritePause {
+			w.failed(x.epoch, err)
+		}
+		w.mu.Lock()
+		// What has been wished for meanwhile is newer.
+		if w.pending.epoch == 0 {
+			w.pending.epoch = x.epoch
+		}
+		if w.pending.active == 0 {
+			w.pending.active, w.pending.activeEpoch = x.active, x.activeEpoch
+		}
+		if !w.pending.hasMembers {
+			w.pending.hasMembers, w.pending.members = x.hasMembers, x.members
+		}
+		w.mu.Unlock()
+		again = time.After(pause)
+		pause = min(2*pause, lastWritePause)
+	}
+}
+
+func (w *writer) write(ctx context.Context, x wish) error {
+	var entries []p4rt.Entry
+	var groups []p4rt.Group
+	if x.hasMembers {
+		groups = append(groups, membersGroup(w.pair, x.members))
+	}
+	if x.active != 0 {
+		entries = append(entries, activeEntry(w.pair.ID, x.active, x.activeEpoch))
+	}
+	return w.put(ctx, entries, groups)
+}
