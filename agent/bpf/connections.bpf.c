@@ -296,6 +296,7 @@ struct tally {
 	__u64 assign_error; /* ... refused by it */
 	__u64 bad_cookie; /* segments for the listener that prove nothing */
 	__u64 replaced; /* old sockets removed for a new connection */
+	__u64 implausible;	/* segments that are hardly the client's */
 	__u64 clamped; /* ACK numbers lowered to snd_nxt */
 	__u64 synacked; /* segments that the client had acknowledged already */
 	__u64 synack_news; /* ... that left a pure ACK behind */
@@ -878,14 +879,24 @@ static __always_inline bool begins_anew(struct packet *p, struct tuple *t, struc
 
 /* ---- the client's segments ---- */
 
-/* What a client of this connection can have sent: near its receive window on
- * this host, and near what this host or another one has sent. Guesses must not
- * be taken for the client's word. */
-static __always_inline bool plausible(const struct tcp_sock *tp, __u32 seq, __u32 ack, __u8 rcv_wscale, __u8 snd_wscale)
+/*
+ * What the client of this connection can have sent. Others who guess must not
+ * move cl_ack, or we would swallow what the client does not have. So both
+ * numbers must be near those that we know: within a window of what the client
+ * has acknowledged before, and within a window of what we expect from it. Only
+ * if its sequence number is exactly the expected one, the ACK number may be far
+ * away: this host has missed much.
+ */
+static __always_inline bool plausible(__u32 rcv_nxt, __u32 snd_una, __u32 known, __u32 seq, __u32 ack,
+				      __u8 rcv_wscale, __u8 snd_wscale)
 {
 	__s32 window = 65535 << (rcv_wscale & 15), flight = 65535 << (snd_wscale & 15);
-	__s32 s = seq - tp->rcv_nxt, a = ack - tp->snd_una;
-	return s > -window && s < window && a > -flight && a < flight;
+	__s32 ahead = seq - rcv_nxt, since = ack - known, far = ack - snd_una;
+	if (flight < 1 << 20)
+		flight = 1 << 20;
+	if (ahead < -window || ahead > window)
+		return false;
+	return (since > -flight && since < flight) || (!ahead && far > -(1 << 30) && far < 1 << 30);
 }
 
 static __always_inline void remember(struct __sk_buff *skb, struct packet *p, struct conn *c)
@@ -958,15 +969,18 @@ FUNCTION int from_client(struct __sk_buff *skb, struct packet *p NONNULL, struct
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		goto out;
-	__u32 snd_nxt = tp->snd_nxt, ack = bpf_ntohl(p->th.ack_seq);
+	__u32 snd_nxt = tp->snd_nxt, rcv_nxt = tp->rcv_nxt, snd_una = READ_ONCE(tp->snd_una), known = snd_una;
+	__u32 ack = bpf_ntohl(p->th.ack_seq);
+	if (c)
+		known = READ_ONCE(c->cl_ack);
 	__u8 snd_wscale = BPF_CORE_READ_BITFIELD(tp, rx_opt.snd_wscale);
 	__u8 rcv_wscale = BPF_CORE_READ_BITFIELD(tp, rx_opt.rcv_wscale);
-	if (!plausible(tp, bpf_ntohl(p->th.seq), ack, rcv_wscale, snd_wscale)) {
+	if (!plausible(rcv_nxt, snd_una, known, bpf_ntohl(p->th.seq), ack, rcv_wscale, snd_wscale)) {
 		if (align && !again && begins_anew(p, &t, c)) {
-			__u32 rcv_nxt = tp->rcv_nxt;
 			bpf_sk_release(sk);
 			return replace(skb, p, rcv_nxt);
 		}
+		count(implausible);
 		goto out;
 	}
 	bpf_sk_release(sk);

@@ -155,6 +155,7 @@ type connectionsTally struct {
 	AssignError   uint64
 	BadCookie     uint64
 	Replaced      uint64
+	Implausible   uint64
 	Clamped       uint64
 	Synacked      uint64
 	SynackNews    uint64

@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
@@ -15,12 +16,16 @@ import (
 // notice.
 func TestLateWriter(t *testing.T) {
 	for _, gso := range []bool{false, true} {
-		for _, ts := range []string{"1", "0"} {
-			for _, size := range []int{100, 40000, 3 << 20} {
-				t.Run(fmt.Sprintf("gso=%v, timestamps=%s, %d bytes", gso, ts, size), func(t *testing.T) {
-					var o options
-					o.GSO = gso
-					o.ClientSysctls = map[string]string{"net/ipv4/tcp_timestamps": ts}
+		for _, sysctl := range []string{"", "tcp_timestamps", "tcp_window_scaling", "tcp_sack"} {
+			for _, size := range []int{100, 3 << 20} {
+				name := fmt.Sprintf("gso=%v, %d bytes", gso, size)
+				var o options
+				o.GSO = gso
+				if sysctl != "" {
+					name += ", no " + sysctl
+					o.ClientSysctls = map[string]string{"net/ipv4/" + sysctl: "0"}
+				}
+				t.Run(name, func(t *testing.T) {
 					l := newLab(t, o)
 					backup := l.servers[1]
 					backup.delay.Store(int64(50 * time.Millisecond))
@@ -111,5 +116,68 @@ func TestSwallowedNews(t *testing.T) {
 	}
 	if backup.stats()["synack_news"] == 0 {
 		t.Errorf("no news:%s", backup.nonzero())
+	}
+}
+
+// A backup that becomes active has sent less than the client has. Its ACKs
+// must be taken all the same.
+func TestLaggingActive(t *testing.T) {
+	l := newLab(t, options{})
+	backup := l.servers[1]
+	c := l.dial()
+	check(t, c.echo("hello"))
+	eventually(t, "the backup has replied", func() bool { b := backup.look(c); return b.SndUna == l.servers[0].look(c).SndNxt })
+	backup.delay.Store(int64(500 * time.Millisecond))
+	check(t, c.get(100000))
+	l.Cut(0, true)
+	l.Activate(1)
+	begin := time.Now()
+	_, err := c.Write([]byte("more\n"))
+	check(t, err)
+	eventually(t, "acknowledged", func() bool { return c.unacked() == 0 })
+	if d := time.Since(begin); d > 150*time.Millisecond {
+		t.Errorf("acknowledged after %v", d)
+	}
+	if backup.stats()["seqfixed"] == 0 {
+		t.Errorf("no sequence number was fixed:%s", backup.nonzero())
+	}
+	check(t, c.expect("echo more\n"))
+}
+
+// Keepalive probes have an old sequence number on purpose: the client answers
+// nothing else.
+func TestKeepalive(t *testing.T) {
+	l := newLab(t, options{})
+	c := l.dial()
+	check(t, c.echo("hello"))
+	k := l.servers[0].conn(c)
+	check(t, k.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}))
+	time.Sleep(2500 * time.Millisecond)
+	check(t, c.echo("still there"))
+}
+
+// A server that has not seen the beginning of a connection does not take one
+// of its later segments for it.
+func TestMidstream(t *testing.T) {
+	for _, sysctl := range []string{"1", "0"} {
+		t.Run("timestamps="+sysctl, func(t *testing.T) {
+			var o options
+			o.ClientSysctls = map[string]string{"net/ipv4/tcp_timestamps": sysctl}
+			l := newLab(t, o)
+			l.Lose(1, func(bpftest.Segment) bool { return true })
+			c := l.dial()
+			check(t, c.echo("hello"))
+			l.Lose(1, nil)
+			for range 100 {
+				check(t, c.echo("hello"))
+			}
+			stats := l.servers[1].stats()
+			if stats["assigned"] != 0 || stats["bad_cookie"] < 100 {
+				t.Errorf("server 1:%s", l.servers[1].nonzero())
+			}
+			if e := l.Emitted(1); e.RST != 0 {
+				t.Errorf("%d RST left", e.RST)
+			}
+		})
 	}
 }

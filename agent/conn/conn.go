@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/understudy-net/understudy/agent/bpf"
 	"golang.org/x/sys/unix"
@@ -59,12 +60,16 @@ func (i *Injector) send(t bpf.Tuple, build func([]byte) []byte) error {
 	return nil
 }
 
+// ErrRefused says that a socket did not take data that was injected. Its
+// application may hold the socket's lock, or the socket may be closing.
+var ErrRefused = errors.New("data was not taken")
+
 // InjectData puts data of the client, and its FIN behind it, into the
 // connection's socket. The data begins with sequence number seq; what the
 // socket has already is skipped. It returns how many bytes of data are in the
-// socket or on their way into it now, counting those it had; FIN is sent only
-// behind all of them. If this is less than all, the error says why: ErrGap,
-// ErrWindow, bpf.ErrNotFound or one of the system.
+// socket now, counting those it had; FIN is sent only behind all of them. If
+// this is less than all, the error says why: ErrGap, ErrWindow, ErrRefused,
+// bpf.ErrNotFound or one of the system. What is missing may be tried again.
 func (i *Injector) InjectData(t bpf.Tuple, seq uint32, data []byte, fin bool) (int, error) {
 	s, err := i.look.Look(t)
 	if err != nil {
@@ -73,37 +78,61 @@ func (i *Injector) InjectData(t bpf.Tuple, seq uint32, data []byte, fin bool) (i
 	if !s.Full {
 		return 0, fmt.Errorf("inject into %v in %v: %w", t, s.State, bpf.ErrNotFound)
 	}
-	next := s.RcvNxt
-	done := int(int32(next - seq))
-	if done < 0 {
+	had := int(int32(s.RcvNxt - seq))
+	if had < 0 {
 		return 0, fmt.Errorf("inject into %v: %w", t, ErrGap)
 	}
-	done = min(done, len(data))
+	size := len(data)
+	if fin {
+		size++
+	}
 	// Linux drops a segment that ends beyond the window as a whole.
-	room := int(int32(s.RcvWup + s.RcvWnd - next))
-	for done < len(data) {
-		n := min(len(data)-done, maxData, room)
-		if n <= 0 {
-			return done, fmt.Errorf("inject into %v: %w", t, ErrWindow)
+	room := int(int32(s.RcvWup + s.RcvWnd - s.RcvNxt))
+	at := had
+	for at < size {
+		n := min(len(data)-at, maxData, room)
+		if n <= 0 && at < len(data) {
+			break
 		}
-		g := segment{seq: seq + uint32(done), ack: ackFor(s), window: windowFor(s), flags: flagACK | flagPSH, data: data[done : done+n]}
-		if fin && done+n == len(data) {
+		g := segment{seq: seq + uint32(at), ack: ackFor(s), window: windowFor(s), flags: flagACK | flagPSH}
+		if at < len(data) {
+			g.data = data[at : at+n]
+		}
+		at += len(g.data)
+		room -= len(g.data)
+		if fin && at == len(data) {
 			g.flags |= flagFIN
+			at++
 		}
 		if err := i.send(t, func(b []byte) []byte { return appendSegment(b, t, g) }); err != nil {
-			return done, err
-		}
-		done += n
-		room -= n
-		if g.flags&flagFIN != 0 {
-			return done, nil
+			return min(had, len(data)), err
 		}
 	}
-	if fin && next == seq+uint32(len(data)) {
-		g := segment{seq: next, ack: ackFor(s), window: windowFor(s), flags: flagACK | flagFIN}
-		return done, i.send(t, func(b []byte) []byte { return appendSegment(b, t, g) })
+	if at > had {
+		if s, err = i.taken(t, seq+uint32(at)); err != nil {
+			return min(had, len(data)), err
+		}
 	}
-	return done, nil
+	done := int(int32(s.RcvNxt - seq))
+	switch {
+	case done < at:
+		err = fmt.Errorf("inject into %v: %w", t, ErrRefused)
+	case done < size:
+		err = fmt.Errorf("inject into %v: %w", t, ErrWindow)
+	}
+	return max(0, min(done, len(data))), err
+}
+
+// taken waits until the socket expects next. It does so at once, unless the
+// application is using it in this moment.
+func (i *Injector) taken(t bpf.Tuple, next uint32) (s bpf.SocketState, err error) {
+	for n := 0; ; n++ {
+		s, err = i.look.Look(t)
+		if err != nil || int32(s.RcvNxt-next) >= 0 || n == 40 {
+			return s, err
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
 }
 
 // maxReverts bounds the ICMP messages for one connection: the kernel doubles

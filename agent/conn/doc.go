@@ -3,8 +3,8 @@
 // Package conn works on one TCP connection of a service from outside its
 // socket: it puts segments into the kernel as if the client had sent them.
 //
-// They go in through a raw IP socket, are routed to the loopback device, and
-// are in the socket when the call returns (unless the application holds the
-// socket's lock in that moment; then they are as soon as it lets go). They do
-// not pass the programs of package bpf.
+// They go in through a raw IP socket and are routed to the loopback device,
+// whatever rp_filter says. They are in the socket when the system call returns,
+// or if the application holds the socket's lock in that moment, as soon as it
+// lets go. They do not pass the programs of package bpf.
 package conn

@@ -136,6 +136,13 @@ func run(ctx context.Context, o options, args []string) error {
 		}
 		cfg.Ports = append(cfg.Ports, softswitch.Port{Number: number, Link: link})
 	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		// A goroutine per port may be busy at the same time. With more room than
+		// that, the kernel and not Go's scheduler decides who runs, and a packet or
+		// a Write that comes in under full load waits microseconds instead of Go's
+		// time slice of 10 ms.
+		runtime.GOMAXPROCS(max(runtime.NumCPU(), len(cfg.Ports)+4))
+	}
 	var err error
 	if cfg.Listener, err = listen(o.addr); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -222,6 +223,11 @@ func (l *PacketLink) receive(sock *packetSocket, r *receiver, read func(uintptr)
 			} else {
 				handle(r.data[i][:n], &r.off)
 			}
+		}
+		if r.n == batch {
+			// Under load the poller never parks this goroutine. Others, such as
+			// those of the controller channel, must not wait to be preempted.
+			runtime.Gosched()
 		}
 	}
 }

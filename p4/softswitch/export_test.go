@@ -7,3 +7,14 @@ func Sender(l Link) func(frame []byte) error {
 	tx := newTxBuffer()
 	return func(frame []byte) error { return l.Send(tx, frame, nil) }
 }
+
+// NewOffload returns the offload of a frame whose checksum is not filled in.
+func NewOffload(start, offset uint16) *Offload {
+	return &Offload{flags: flagNeedsCsum, csumStart: start, csumOffset: offset}
+}
+
+// Shift is Offload.shift.
+func (o *Offload) Shift(d, n int) bool { return o.shift(d, n) }
+
+// Complete is Offload.complete.
+func (o *Offload) Complete(frame []byte) { o.complete(frame) }

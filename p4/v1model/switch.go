@@ -19,6 +19,7 @@ package v1model
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -280,8 +281,15 @@ func (s *Switch) Barrier() {
 		if seen%2 == 0 {
 			continue
 		}
-		for pause := time.Microsecond; w.busy.Load() == seen; pause = min(2*pause, 100*time.Microsecond) {
-			time.Sleep(pause)
+		// A packet takes a few microseconds, unless its thread has lost the CPU.
+		for i := 0; w.busy.Load() == seen; i++ {
+			switch {
+			case i < 500:
+			case i < 1000:
+				runtime.Gosched()
+			default:
+				time.Sleep(50 * time.Microsecond)
+			}
 		}
 	}
 }

@@ -554,6 +554,6 @@ func TestRootDemo(t *testing.T) {
 	r.Write(&out)
 	t.Logf("\n%s", &out)
 	if !r.Clean() {
-		t.Error("not clean")
+		t.Errorf("not clean\n%s", l.LogTails(60))
 	}
 }

@@ -53,7 +53,8 @@ type Harness struct {
 	t      testing.TB
 	Client p4v1.P4RuntimeClient
 	Info   *p4config.P4Info
-	Switch *softswitch.Switch
+	Switch *softswitch.Switch // nil if it runs elsewhere
+	Conn   *grpc.ClientConn   // as Client, for other services
 
 	ctx    context.Context
 	stream p4v1.P4Runtime_StreamChannelClient
@@ -158,7 +159,7 @@ func StartIdle(t testing.TB, cfg softswitch.Config) *Harness {
 			t.Errorf("the switch did not stop")
 		}
 	})
-	h.Client = p4v1.NewP4RuntimeClient(conn)
+	h.Conn, h.Client = conn, p4v1.NewP4RuntimeClient(conn)
 	return h
 }
 

@@ -206,7 +206,9 @@ func TestWhatEachPartIsFor(t *testing.T) {
 			for _, s := range got {
 				broken += s.Failed + s.Reset + s.Corrupt
 			}
-			if broken == 0 {
+			// Without the gate, requests hang before there is any fault; the demo then
+			// does not begin, and says so.
+			if broken == 0 && (err == nil || !strings.Contains(err.Error(), "first failure: failed")) {
 				t.Errorf("without %s no connection breaks", c.off)
 			}
 		})
