@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -219,4 +220,59 @@ func (l *lab) forget(c *client) {
 	time.Sleep(10 * time.Millisecond)
 	l.Lose(0, nil)
 	l.Lose(1, nil)
+}
+
+// The record of a connection ends with it, and a late copy of its first segment
+// does not begin it again.
+func TestForget(t *testing.T) {
+	for _, gate := range []bool{false, true} {
+		for _, first := range []string{"client", "server"} {
+			t.Run(fmt.Sprintf("%s closes first, gate=%v", first, gate), func(t *testing.T) {
+				l := newLab(t, options{gate: gate})
+				var request []byte
+				l.Lose(0, func(g bpftest.Segment) bool {
+					if g.Payload > 0 && request == nil {
+						request = append(request, g.Frame...)
+					}
+					return false
+				})
+				c := l.dial()
+				check(t, c.echo("hello"))
+				l.Lose(0, nil)
+				for _, s := range l.servers {
+					eventually(t, "replied", func() bool { st := s.look(c); return st.SndUna == l.servers[0].look(c).SndNxt })
+				}
+				if first == "client" {
+					check(t, c.CloseWrite())
+				}
+				for _, s := range l.servers {
+					if first == "client" {
+						eventually(t, "CLOSE_WAIT", func() bool { return s.look(c).State == bpf.CloseWait })
+					}
+					check(t, s.progs.MarkClosing(c.tuple()))
+					check(t, s.conn(c).CloseWrite())
+				}
+				if _, err := c.r.Peek(1); err != io.EOF {
+					t.Errorf("client reads %v, want EOF", err)
+				}
+				check(t, c.Close())
+				for i, s := range l.servers {
+					eventually(t, fmt.Sprintf("server %d has forgotten", i), func() bool {
+						_, err := s.progs.Conn(c.tuple())
+						return errors.Is(err, bpf.ErrNotFound) && (s.gone(c))
+					})
+				}
+				if first == "client" { // no TIME_WAIT in between
+					l.Replay(0, request)
+					l.Replay(1, request)
+					for i, s := range l.servers {
+						eventually(t, "refused", func() bool { return s.stats()["bad_cookie"] > 0 })
+						if s.stats()["assigned"] != 1 {
+							t.Errorf("server %d:%s", i, s.nonzero())
+						}
+					}
+				}
+			})
+		}
+	}
 }

@@ -84,8 +84,9 @@
  * address. Of the two servers, the slower one speaks: an ACK of ours that is
  * ahead of the backup's is swallowed, and a shadow that is not ahead of us is
  * turned into a pure ACK and sent to the client, with our sequence number and
- * our clock, and the backup's SACK blocks. Data carries the lower of both ACK
- * numbers and the lower of both window edges.
+ * our clock. A shadow that is ahead of us frees what we had to swallow before.
+ * Data carries the lower of both ACK numbers and the lower of both window edges,
+ * and SACK blocks say what both servers have.
  * Gating is a property of a connection (it began while the gate was on, see
  * `struct conn`) and of the service: one update of the service's entry opens
  * the gate for the next packet of every connection.
@@ -200,7 +201,8 @@ struct tuple {
 struct syn {
 	__u32 irs;
 	__u32 iss;
-	__u32 ms; /* when it was seen */
+	__u32 ms;    /* when it was seen */
+	__u32 ended; /* the connection that it began has come to its end */
 };
 
 struct sack_block {
@@ -234,6 +236,8 @@ struct conn {
 	__u32 own_nxt;	 /* the highest end of our own segments; egress */
 	__u32 own_tsval; /* our highest TSval; egress */
 	__u32 gate;	 /* gated, if equal to the service's generation; 0: not */
+	__u32 cl_fin;	 /* the end of the client's FIN, or 0; ingress */
+	__u32 own_fin;	 /* the end of our own, or 0; egress */
 	__u16 cl_win;	 /* the client's window as it stood in its last ACK */
 	__u8 rcv_wscale; /* scale of the windows that we announce */
 	__u8 snd_wscale; /* scale of the client's windows */
@@ -774,11 +778,13 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p, struct serv
 			    struct bpf_sock *listener)
 {
 	struct conn *c = bpf_map_lookup_elem(&conns, t);
+	struct syn *seen = bpf_map_lookup_elem(&syns, t);
 	__u32 seq = bpf_ntohl(p->th.seq), ack = bpf_ntohl(p->th.ack_seq);
 	__u32 irs = seq - 1, iss = ack - 1;
 
 	/* A late copy of the first segment of a connection that has ended. */
-	if (c && c->irs == irs && c->iss == iss && (c->flags & CONN_ESTABLISHED)) {
+	if ((c && c->irs == irs && c->iss == iss && (c->flags & CONN_ESTABLISHED)) ||
+	    (seen && seen->irs == irs && seen->iss == iss && seen->ended)) {
 		count(bad_cookie);
 		return 0;
 	}
@@ -796,7 +802,6 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p, struct serv
 		return 0;
 	}
 
-	struct syn *seen = bpf_map_lookup_elem(&syns, t);
 	__u8 wscale, sack;
 	if (o.ts) {
 		wscale = o.tsecr & 15;
@@ -874,7 +879,30 @@ static __always_inline bool begins_anew(struct packet *p, struct tuple *t, struc
 	if (c && c->irs == irs && c->iss == iss)
 		return false;
 	struct syn *seen = bpf_map_lookup_elem(&syns, t);
-	return seen && seen->irs == irs && seen->iss == iss;
+	return seen && seen->irs == irs && seen->iss == iss && !seen->ended;
+}
+
+static __always_inline bool gated(const struct service *svc, const struct conn *c)
+{
+	return (svc->flags & SERVICE_GATE) && c->gate == svc->generation;
+}
+
+/*
+ * Gives up the record of a connection that has ended: both sides' FINs are
+ * acknowledged, by both servers if the gate is on. The place is needed for
+ * those that live. What remains is that late copies of its first segment do
+ * not begin it again.
+ */
+static __always_inline void forget_if_ended(struct tuple *t, struct service *svc, struct conn *c)
+{
+	if (!c->cl_fin || !c->own_fin || BEFORE(c->cl_ack, c->own_fin))
+		return;
+	__u64 own = READ_ONCE(c->own), peer = READ_ONCE(c->peer);
+	if (!own || BEFORE(ack_of(own), c->cl_fin) || (gated(svc, c) && (!peer || BEFORE(ack_of(peer), c->cl_fin))))
+		return;
+	struct syn ended = {.irs = c->irs, .iss = c->iss, .ended = 1};
+	bpf_map_update_elem(&syns, t, &ended, BPF_ANY);
+	bpf_map_delete_elem(&conns, t);
 }
 
 /* ---- the client's segments ---- */
@@ -910,6 +938,8 @@ static __always_inline void remember(struct __sk_buff *skb, struct packet *p, st
 	}
 	if (AFTER(end, c->cl_nxt))
 		c->cl_nxt = end;
+	if (p->th.flags & TCP_FIN)
+		c->cl_fin = end;
 	read_timestamps(skb, p);
 	if (p->ts && AFTER(p->tsval, c->cl_tsval))
 		c->cl_tsval = p->tsval;
@@ -987,6 +1017,7 @@ FUNCTION int from_client(struct __sk_buff *skb, struct packet *p NONNULL, struct
 
 	if (c) {
 		remember(skb, p, c);
+		forget_if_ended(&t, svc, c);
 	} else {
 		/* Adopted, or older than we are, or forgotten. */
 		if (!(c = scratch_conn()))
@@ -1011,11 +1042,6 @@ out:
 }
 
 /* ---- the gate ---- */
-
-static __always_inline bool gated(const struct service *svc, const struct conn *c)
-{
-	return (svc->flags & SERVICE_GATE) && c->gate == svc->generation;
-}
 
 static __always_inline __u64 exchange(__u64 *to, __u64 v)
 {
@@ -1057,50 +1083,54 @@ static __always_inline __u32 read_sacks(struct __sk_buff *skb, struct packet *p,
 	return s->n ? at : 0;
 }
 
+static __always_inline void load_sacks(struct sacks *to, const struct known_sacks *s)
+{
+	to->n = 0;
+	for (int i = 0; i < 3; i++) {
+		to->b[i] = s->b[i];
+		if (s->b[i].start != s->b[i].end)
+			to->n = i + 1;
+	}
+}
+
 static __always_inline void save_sacks(struct known_sacks *to, const struct sacks *s)
 {
 	for (int i = 0; i < 3; i++)
 		to->b[i] = s->b[i];
 }
 
-/* Leaves of the blocks what the other server says or has as well. A block below
- * ack tells of duplicates (DSACK): it is true only if the other server did not
- * need them either. Returns whether such a block is left. */
+/* Leaves of the blocks what the other server says or has as well, at most room
+ * blocks. A block below ack tells of duplicates (DSACK): it is true only if the
+ * other server did not need them either. Returns whether such a block is left. */
 FUNCTION int common_sacks(struct sacks *s NONNULL, const struct known_sacks *other NONNULL, __u32 ack,
-			  __u32 other_ack)
+			  __u32 other_ack, __u32 room)
 {
-	__u32 n = 0;
+	struct sacks both = {};
 	int duplicates = 0;
 	for (int i = 0; i < 4; i++) {
 		if (i >= s->n)
 			break;
-		__u32 start = s->b[i].start, end = s->b[i].end;
-		bool both = false, duplicate = !AFTER(end, ack);
-		if (!duplicate && BEFORE(start, other_ack)) {
-			if (AFTER(end, other_ack))
-				end = other_ack;
-			both = true;
-		}
-		for (int j = 0; j < 3 && !both; j++) {
-			__u32 from = AFTER(other->b[j].start, start) ? other->b[j].start : start;
-			__u32 to = BEFORE(other->b[j].end, end) ? other->b[j].end : end;
-			if (AFTER(to, from)) {
-				start = from;
-				end = to;
-				both = true;
-			}
-		}
-		if (both && n < 4) {
-			s->b[n].start = start;
-			s->b[n].end = end;
-			n++;
+		struct sack_block b = s->b[i];
+		bool duplicate = !AFTER(b.end, ack);
+		/* What the other server has acknowledged, then its blocks. */
+		for (int j = -1; j < 3; j++) {
+			struct sack_block o = {ack, other_ack}, c = b;
+			if (j >= 0)
+				o = other->b[j];
+			else if (duplicate)
+				continue;
+			if (AFTER(o.start, c.start))
+				c.start = o.start;
+			if (BEFORE(o.end, c.end))
+				c.end = o.end;
+			if (!AFTER(c.end, c.start) || both.n >= room || both.n >= 4)
+				continue;
+			both.b[both.n] = c;
+			both.n++;
 			duplicates |= duplicate;
 		}
 	}
-	for (__u32 i = 0; i < 4; i++)
-		if (i >= n)
-			s->b[i] = (struct sack_block){};
-	s->n = n;
+	*s = both;
 	return duplicates;
 }
 
@@ -1133,7 +1163,7 @@ FUNCTION int limit_sacks(struct __sk_buff *skb, struct packet *p NONNULL, struct
 	__u32 k = s->n, ack = bpf_ntohl(p->th.ack_seq);
 	__u64 peer = READ_ONCE(c->peer);
 	format_sacks(&from, s, k);
-	common_sacks(s, &c->peer_sacks, ack, peer ? ack_of(peer) : ack);
+	common_sacks(s, &c->peer_sacks, ack, peer ? ack_of(peer) : ack, k);
 	format_sacks(&to, s, k);
 	__s64 diff = bpf_csum_diff((void *)&from, sizeof(from), (void *)&to, sizeof(to), 0);
 	if (!diff)
@@ -1202,8 +1232,10 @@ FUNCTION int shadow(struct __sk_buff *skb, struct packet *p NONNULL, struct serv
 	__u32 ack = bpf_ntohl(p->th.ack_seq);
 	__u32 edge = ack + ((__u32)bpf_ntohs(p->th.window) << (c->rcv_wscale & 15));
 	__u64 old = READ_ONCE(c->peer), peer = newer(old, ack, edge);
-	if (peer != old)
+	if (peer != old) {
 		exchange(&c->peer, peer);
+		forget_if_ended(&t, svc, c);
+	}
 	__u64 own = READ_ONCE(c->own);
 	struct sacks sacks = {};
 	read_timestamps(skb, p);
@@ -1219,22 +1251,32 @@ FUNCTION int shadow(struct __sk_buff *skb, struct packet *p NONNULL, struct serv
 		return TCX_DROP;
 	}
 
-	bool news = peer != old;
-	bool data = p->payload || (p->th.flags & TCP_FIN);
-	__u32 shown = edge_of(peer);
+	if (!own)
+		return TCX_DROP;
+	__u32 shown = edge_of(peer), room = p->ts ? 3 : 4;
 	if (AFTER(shown, edge_of(own)))
 		shown = edge_of(own);
-
-	/* We are the slower one and will speak, or have spoken already; or it
-	 * is the backup's own output, which says nothing about the client's. */
-	bool duplicates = common_sacks(&sacks, &c->own_sacks, ack, ack_of(own));
-	if (!own || AFTER(ack, ack_of(own)) || (data && !news) ||
-	    (!news && !duplicates && ack == ack_of(own) && !AFTER(shown, edge_of(c->out)))) {
+	bool data = p->payload || (p->th.flags & TCP_FIN), news, duplicates = false;
+	if (AFTER(ack, ack_of(own))) {
+		/* We are the slower one. We have spoken, unless it was swallowed
+		 * because the backup was behind until now. */
+		ack = ack_of(own);
+		news = AFTER(ack, ack_of(c->out)) || AFTER(shown, edge_of(c->out));
+		load_sacks(&sacks, &c->own_sacks);
+		common_sacks(&sacks, &c->peer_sacks, ack, ack_of(peer), room);
+		data = true;
+	} else {
+		news = peer != old || (ack == ack_of(own) && AFTER(shown, edge_of(c->out)));
+		duplicates = common_sacks(&sacks, &c->own_sacks, ack, ack_of(own), room);
+	}
+	/* It tells nothing new, and is no duplicate ACK either, which would tell
+	 * of a hole: it is the backup's own output, or we have said the same. */
+	if (!news && (data || (ack == ack_of(own) && !duplicates))) {
 		count(gate_silent);
 		return TCX_DROP;
 	}
-
 	c->out = newer(c->out, ack, shown);
+	p->th.ack_seq = bpf_htonl(ack);
 	p->th.window = bpf_htons(window_field(ack, shown, c->rcv_wscale));
 	return speak_for(skb, p, c, &sacks);
 }
@@ -1353,6 +1395,9 @@ static __always_inline int to_client(struct __sk_buff *skb, struct packet *p, st
 		/* synack: the client has all of it. */
 		if (end != seq && !AFTER(end, c->cl_ack)) {
 			count(synacked);
+			if (flags & TCP_FIN)
+				c->own_fin = end;
+			forget_if_ended(&t, svc, c);
 			struct words w = {.ack = ack, .window = bpf_ntohs(p->th.window)};
 			if (news && strict)
 				gate(c, &w, true);
@@ -1384,6 +1429,10 @@ static __always_inline int to_client(struct __sk_buff *skb, struct packet *p, st
 	}
 	if (!c || (flags & (TCP_ACK | TCP_RST)) != TCP_ACK)
 		return TCX_NEXT;
+	if (flags & TCP_FIN)
+		c->own_fin = end;
+	if (news)
+		forget_if_ended(&t, svc, c);
 
 	/* seqfix, but not for probes, which are one behind on purpose */
 	bool pure = end == seq;

@@ -26,6 +26,8 @@ type connectionsConn struct {
 	OwnNxt    uint32
 	OwnTsval  uint32
 	Gate      uint32
+	ClFin     uint32
+	OwnFin    uint32
 	ClWin     uint16
 	RcvWscale uint8
 	SndWscale uint8
@@ -142,10 +144,11 @@ type connectionsSocketState struct {
 }
 
 type connectionsSyn struct {
-	_   structs.HostLayout
-	Irs uint32
-	Iss uint32
-	Ms  uint32
+	_     structs.HostLayout
+	Irs   uint32
+	Iss   uint32
+	Ms    uint32
+	Ended uint32
 }
 
 type connectionsTally struct {

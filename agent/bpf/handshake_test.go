@@ -162,7 +162,7 @@ func TestHandshakeLost(t *testing.T) {
 					l.Activate(1) // somebody must answer
 				}
 				c := l.dial()
-				time.Sleep(300 * time.Millisecond)
+				time.Sleep(100 * time.Millisecond)
 				check(t, c.echo("hello"))
 				l.Lose(n, nil)
 				check(t, c.echo("hello again"))

@@ -304,6 +304,25 @@ func (c *client) broken() bool {
 	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
+// explain is for messages: all that is known of a connection.
+func (l *lab) explain(c *client) string {
+	var b strings.Builder
+	if raw, err := c.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			if ti, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				fmt.Fprintf(&b, "client: %+v\n", *ti)
+			}
+		})
+	}
+	for i, s := range l.servers {
+		r, err := s.progs.Conn(c.tuple())
+		fmt.Fprintf(&b, "server %d: %+v %v\n", i, r, err)
+		st, err := s.tryLook(c)
+		fmt.Fprintf(&b, "server %d: %+v %v\n", i, st, err)
+	}
+	return b.String()
+}
+
 // unacked is how many segments the client has in flight.
 func (c *client) unacked() (n int) {
 	raw, err := c.SyscallConn()

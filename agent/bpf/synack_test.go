@@ -22,6 +22,9 @@ func TestLateWriter(t *testing.T) {
 				var o options
 				o.GSO = gso
 				if sysctl != "" {
+					if !gso {
+						continue
+					}
 					name += ", no " + sysctl
 					o.ClientSysctls = map[string]string{"net/ipv4/" + sysctl: "0"}
 				}

@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"net/textproto"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -208,7 +210,7 @@ func (c *conn) answer(ctx context.Context, req *http.Request, consumed func() ui
 			return false
 		}
 		up := c.srv.upstreamFailed(ctx, err)
-		again := stream == nil || !stream.touched
+		again := stream == nil || !stream.touched.Load()
 		if c.over() {
 			return false
 		}
@@ -346,22 +348,20 @@ func (w *replyWriter) flush() error {
 // go on reading it after the reply has begun; closed tells when it has stopped.
 type watchedBody struct {
 	io.ReadCloser
-	touched bool
+	touched atomic.Bool
+	once    sync.Once
 	closed  chan struct{}
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.touched = true
+	b.touched.Store(true)
 	return b.ReadCloser.Read(p)
 }
 
+// Close leaves the rest of the body to drain.
 func (b *watchedBody) Close() error {
-	select {
-	case <-b.closed:
-	default:
-		close(b.closed)
-	}
-	return nil // the rest is drained afterwards
+	b.once.Do(func() { close(b.closed) })
+	return nil
 }
 
 // drain reads what the application left of the body, so that the next request

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -126,6 +127,9 @@ func load(file string) (*config.Config, error) {
 }
 
 func serve(ctx context.Context, file string, logger *slog.Logger) error {
+	// More processors than there are, in Go's terms: where threads wait for the
+	// kernel, a heartbeat that has arrived must not wait behind them.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	cfg, err := load(file)
 	if err != nil {
 		return err

@@ -108,9 +108,9 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	swCtx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- sw.Run(ctx) }()
+	go func() { done <- sw.Run(swCtx) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -14,13 +14,13 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-net/understudy/internal/version"
 	"github.com/understudy-net/understudy/p4/softswitch"
 )
 
@@ -55,7 +55,7 @@ Without PROGRAM.json it drops all packets until a controller has set a pipeline.
 		Example: `  understudy-switch -i 1@veth1 -i 2@veth2 --cpu-port 510
   understudy-switch -i 1@veth1 --p4info prog.p4info.txtpb prog.json`,
 		Args:          cobra.MaximumNArgs(1),
-		Version:       version(),
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -78,22 +78,10 @@ Without PROGRAM.json it drops all packets until a controller has set a pipeline.
 	return cmd
 }
 
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		v := info.Main.Version
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
-				v = s.Value
-			}
-		}
-		if v != "" {
-			return v + " " + runtime.Version()
-		}
-	}
-	return "unknown"
-}
-
 func run(ctx context.Context, o options, args []string) error {
+	// More processors than there are, in Go's terms: a worker whose thread the
+	// kernel has put aside must not keep heartbeats of other ports waiting.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
 		return fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)

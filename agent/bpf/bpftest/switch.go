@@ -75,6 +75,9 @@ func (s *Switch) Lose(n int, f Filter) { s.do(func() { s.filters[n] = f }) }
 // LoseOut sets the filter of the frames towards the client.
 func (s *Switch) LoseOut(f Filter) { s.do(func() { s.out = f }) }
 
+// Replay sends a frame of the client, as a filter has seen it, to server n.
+func (s *Switch) Replay(n int, frame []byte) { s.do(func() { s.send(n+1, frame) }) }
+
 // Watch sets a function that sees every frame of server n before anything else
 // happens to it.
 func (s *Switch) Watch(f func(n int, g Segment)) { s.do(func() { s.watch = f }) }
