@@ -333,8 +333,8 @@ func (m *Machine) agentUp(ev AgentUp) {
 	switch {
 	case s.role == Fenced:
 		m.fence(s)
-	case m.flip != nil && s == m.flip.from:
-		// It is being replaced; what it is then told comes with the write.
+	case m.flip != nil && s.want.Epoch != m.epoch:
+		// Its part is about to change; what it is then told comes with the write.
 	case s.want.Role != NoRole:
 		m.assign(s, s.want)
 	}
