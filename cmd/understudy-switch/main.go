@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,10 +26,21 @@ import (
 )
 
 func main() {
-	if err := command().Execute(); err != nil {
+	cmd := command()
+	cmd.SetArgs(joinTarget(os.Args[1:]))
+	if err := cmd.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "understudy-switch:", err)
 		os.Exit(1)
 	}
+}
+
+// joinTarget removes the "--" behind which simple_switch_grpc wants the flags of its
+// target, so that the same command line does for both.
+func joinTarget(args []string) []string {
+	if i := slices.Index(args, "--"); i >= 0 {
+		return slices.Delete(slices.Clone(args), i, i+1)
+	}
+	return args
 }
 
 type options struct {
@@ -51,7 +63,8 @@ func command() *cobra.Command {
 		Long: `understudy-switch executes a P4 program, as p4c's bmv2 backend compiled it for
 v1model, on Linux network interfaces, and serves P4Runtime.
 
-Without PROGRAM.json it drops all packets until a controller has set a pipeline.`,
+Without PROGRAM.json it drops all packets until a controller has set a pipeline.
+SIGUSR1 logs what the ports have done so far; SIGINT and SIGTERM end it.`,
 		Example: `  understudy-switch -i 1@veth1 -i 2@veth2 --cpu-port 510
   understudy-switch -i 1@veth1 --p4info prog.p4info.txtpb prog.json`,
 		Args:          cobra.MaximumNArgs(1),
@@ -140,14 +153,30 @@ func run(ctx context.Context, o options, args []string) error {
 		cfg.Listener.Close()
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1)
+	defer signal.Stop(usr1)
+	done := make(chan struct{})
 	go func() {
-		select {
-		case <-sw.Ready():
-			log.Info("ready", "device", o.deviceID, "p4runtime", cfg.Listener.Addr().String(), "ports", len(cfg.Ports))
-		case <-ctx.Done():
+		defer close(done)
+		ready := sw.Ready()
+		for {
+			select {
+			case <-ready:
+				ready = nil
+				log.Info("ready", "device", o.deviceID, "p4runtime", cfg.Listener.Addr().String(), "ports", len(cfg.Ports))
+			case <-usr1:
+				sw.LogStats()
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	err = sw.Run(ctx)
+	cancel()
+	<-done
 	sw.LogStats()
 	return err
 }

@@ -4,6 +4,7 @@ package softswitch
 
 import (
 	"sync"
+	"sync/atomic"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
@@ -21,10 +22,15 @@ const maxControllers = 64
 // A request of the primary holds mu for reading while it is executed; a change of
 // the primary holds it for writing. So when a new primary is told, no request of
 // the old one is in work, and none will be accepted.
+//
+// A Write waits for the packets in work (v1model.Switch.Barrier) while it holds mu.
+// So what is done for a packet must never wait for mu: it uses primaries.
 type arbiter struct {
 	device uint64
 	mu     sync.RWMutex
 	roles  map[string]*role
+
+	current atomic.Pointer[[]*controller] // the primary of each role
 }
 
 type role struct {
@@ -35,8 +41,7 @@ type role struct {
 
 // A controller is one stream.
 type controller struct {
-	// notify hands a message to the stream. It must not block.
-	notify func(*p4v1.StreamMessageResponse)
+	box *outbox
 
 	joined   bool
 	role     string
@@ -44,7 +49,9 @@ type controller struct {
 }
 
 func newArbiter(device uint64) *arbiter {
-	return &arbiter{device: device, roles: map[string]*role{}}
+	a := &arbiter{device: device, roles: map[string]*role{}}
+	a.publish()
+	return a
 }
 
 // compare orders election ids; an unset one is the lowest.
@@ -111,6 +118,7 @@ func (a *arbiter) update(c *controller, m *p4v1.MasterArbitrationUpdate) error {
 	}
 	c.election = m.GetElectionId()
 
+	defer a.publish()
 	wasPrimary := r.primary == c
 	if c.election != nil && compare(c.election, r.highest) >= 0 {
 		r.highest, r.primary = c.election, c
@@ -151,10 +159,22 @@ func (a *arbiter) leave(c *controller) {
 	}
 	if r.primary == c {
 		r.primary = nil
+		a.publish()
 		for _, other := range r.members {
 			a.tell(r, other)
 		}
 	}
+}
+
+// publish makes the primaries known to those who must not wait; a.mu is held.
+func (a *arbiter) publish() {
+	var list []*controller
+	for _, r := range a.roles {
+		if r.primary != nil {
+			list = append(list, r.primary)
+		}
+	}
+	a.current.Store(&list)
 }
 
 // tell sends the advisory message of section 5.4.
@@ -170,7 +190,7 @@ func (a *arbiter) tell(r *role, c *controller) {
 	if c.role != "" {
 		m.Role = &p4v1.Role{Name: c.role}
 	}
-	c.notify(&p4v1.StreamMessageResponse{Update: &p4v1.StreamMessageResponse_Arbitration{Arbitration: m}})
+	c.box.notice(&p4v1.StreamMessageResponse{Update: &p4v1.StreamMessageResponse_Arbitration{Arbitration: m}})
 }
 
 // asPrimary runs f if the request is one of the primary, and keeps the primary
@@ -203,13 +223,5 @@ func (a *arbiter) isPrimary(c *controller) bool {
 	return c.joined && r != nil && r.primary == c
 }
 
-// primaries calls f for the primary of each role.
-func (a *arbiter) primaries(f func(*controller)) {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	for _, r := range a.roles {
-		if r.primary != nil {
-			f(r.primary)
-		}
-	}
-}
+// primaries returns the primary of each role. It does not block.
+func (a *arbiter) primaries() []*controller { return *a.current.Load() }

@@ -74,11 +74,11 @@ func (s *Switch) packetIn(p *pipeline, frame []byte) {
 	m.Payload = bytes.Clone(frame)
 	msg := &p4v1.StreamMessageResponse{Update: &p4v1.StreamMessageResponse_Packet{Packet: m}}
 	sent := false
-	s.arbiter.primaries(func(c *controller) {
-		if box := s.outbox(c); box != nil && box.packet(msg) {
+	for _, c := range s.arbiter.primaries() {
+		if c.box.packet(msg) {
 			sent = true
 		}
-	})
+	}
 	if sent {
 		s.stats.packetIns.Add(1)
 	} else {

@@ -5,6 +5,7 @@ package softswitch
 import (
 	"errors"
 	"io"
+	"slices"
 	"sync"
 
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
@@ -12,11 +13,16 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// packetQueue is how many packets to a controller may wait for its stream.
-const packetQueue = 1024
+// packetQueue is how many packets to a controller may wait for its stream, and
+// noticeQueue how many advisory messages.
+const (
+	packetQueue = 1024
+	noticeQueue = 1024
+)
 
-// An outbox is what waits to be sent on one stream. Advisory messages are never
-// lost; packets beyond packetQueue are.
+// An outbox is what waits to be sent on one stream. Packets beyond packetQueue are
+// lost; of advisory messages, each of which tells all there is to know, the oldest
+// are. Nothing here blocks.
 type outbox struct {
 	mu      sync.Mutex
 	notices []*p4v1.StreamMessageResponse
@@ -28,6 +34,9 @@ func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
 
 func (o *outbox) notice(m *p4v1.StreamMessageResponse) {
 	o.mu.Lock()
+	if len(o.notices) >= noticeQueue {
+		o.notices = slices.Delete(o.notices, 0, 1)
+	}
 	o.notices = append(o.notices, m)
 	o.mu.Unlock()
 	o.signal()
@@ -69,8 +78,7 @@ func (o *outbox) take(spare []*p4v1.StreamMessageResponse) []*p4v1.StreamMessage
 // StreamChannel implements p4.v1.P4Runtime (P4Runtime 1.5, section 16).
 func (s *Switch) StreamChannel(stream p4v1.P4Runtime_StreamChannelServer) error {
 	box := newOutbox()
-	c := &controller{notify: box.notice}
-	s.addOutbox(c, box)
+	c := &controller{box: box}
 	sent := make(chan struct{})
 	stop := make(chan struct{})
 	go func() {
@@ -93,7 +101,6 @@ func (s *Switch) StreamChannel(stream p4v1.P4Runtime_StreamChannelServer) error 
 	}()
 	err := s.receive(stream, c, box)
 	s.arbiter.leave(c)
-	s.removeOutbox(c)
 	close(stop)
 	<-sent
 	return err
@@ -161,22 +168,4 @@ func (s *Switch) receive(stream p4v1.P4Runtime_StreamChannelServer, c *controlle
 func streamError(err error, e *p4v1.StreamError) *p4v1.StreamMessageResponse {
 	e.CanonicalCode, e.Message = int32(codeOf(err)), err.Error()
 	return &p4v1.StreamMessageResponse{Update: &p4v1.StreamMessageResponse_Error{Error: e}}
-}
-
-func (s *Switch) addOutbox(c *controller, o *outbox) {
-	s.boxMu.Lock()
-	defer s.boxMu.Unlock()
-	s.boxes[c] = o
-}
-
-func (s *Switch) removeOutbox(c *controller) {
-	s.boxMu.Lock()
-	defer s.boxMu.Unlock()
-	delete(s.boxes, c)
-}
-
-func (s *Switch) outbox(c *controller) *outbox {
-	s.boxMu.RLock()
-	defer s.boxMu.RUnlock()
-	return s.boxes[c]
 }

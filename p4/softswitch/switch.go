@@ -73,8 +73,6 @@ type Switch struct {
 	configured *pipeline
 
 	arbiter  *arbiter
-	boxMu    sync.RWMutex
-	boxes    map[*controller]*outbox
 	stopping chan struct{}
 
 	faults *faults
@@ -105,7 +103,6 @@ func New(cfg Config) (*Switch, error) {
 		log:      cfg.Log,
 		ready:    make(chan struct{}),
 		arbiter:  newArbiter(cfg.DeviceID),
-		boxes:    map[*controller]*outbox{},
 		stopping: make(chan struct{}),
 	}
 	if s.log == nil {

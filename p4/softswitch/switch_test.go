@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,7 +171,9 @@ func TestPacketInOverflow(t *testing.T) {
 	h.Info = loadConfig(t, js, info).GetP4Info()
 	h.Insert("exact_table", match{"hdr.query.narrow": 1, "hdr.query.word": 1}, "punt", args{"reason": 1})
 	// A second controller takes over and never reads.
-	stream, err := h.Client.StreamChannel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	stream, err := h.Client.StreamChannel(ctx)
 	check(t, err)
 	check(t, stream.Send(&p4v1.StreamMessageRequest{Update: &p4v1.StreamMessageRequest_Arbitration{
 		Arbitration: &p4v1.MasterArbitrationUpdate{DeviceId: switchtest.DeviceID, ElectionId: &p4v1.Uint128{High: 1}}}}))
@@ -182,10 +185,18 @@ func TestPacketInOverflow(t *testing.T) {
 		binary.BigEndian.PutUint32(frame[30:], uint32(i))
 		h.Send(1, frame)
 	}
-	// In order, without a gap as far as it got, and not all of it.
+	// In order, without a gap as far as it got, and not all of it. A last packet
+	// ends the wait.
+	const end = 1 << 31
 	next := uint32(0)
 	var arbitrated bool
+	sent := false
 	for {
+		if next == 1024 && !sent { // there is room again
+			binary.BigEndian.PutUint32(frame[30:], end)
+			h.Send(1, frame)
+			sent = true
+		}
 		m, err := stream.Recv()
 		check(t, err)
 		p := m.GetPacket()
@@ -253,4 +264,61 @@ func BenchmarkWrite(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestWritesUnderPacketsAndElections has packets on their way to the controller,
+// writes that wait for them, and elections, all at once. None may wait for another
+// in a circle.
+func TestWritesUnderPacketsAndElections(t *testing.T) {
+	js, info := testProgram(t)
+	h := switchtest.New(t, js, info)
+	h.Insert("exact_table", match{"hdr.query.narrow": 1, "hdr.query.word": 1}, "punt", args{"reason": 1})
+	e := switchtest.TableEntity(h.Entry("exact_table", match{"hdr.query.narrow": 1, "hdr.query.word": 1}, 0, "punt", args{"reason": 2}))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for port := uint16(1); port <= 2; port++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					h.Send(port, query(1, 1, 1, ""))
+				}
+			}
+		}()
+	}
+	other := newController(t, h.Client, "other")
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-other.got:
+			default:
+				other.elect(50)
+			}
+		}
+	}()
+	wg.Add(1)
+	go func() { // the harness's own stream must be read
+		defer wg.Done()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				h.Pending()
+			}
+		}
+	}()
+	for range 300 {
+		h.Write(p4v1.Update_MODIFY, e)
+	}
+	close(stop)
+	wg.Wait()
 }

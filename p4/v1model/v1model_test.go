@@ -33,10 +33,9 @@ func arch(t testing.TB) *v1model.Switch {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Unix(1000, 0)
+	var ticks atomic.Int64
 	s, err := v1model.New(p, v1model.Options{Seed: 1, Now: func() time.Time {
-		now = now.Add(time.Millisecond)
-		return now
+		return time.Unix(1000, 0).Add(time.Duration(ticks.Add(1)) * time.Millisecond)
 	}})
 	if err != nil {
 		t.Fatal(err)
