@@ -92,9 +92,6 @@ SIGUSR1 logs what the ports have done so far; SIGINT and SIGTERM end it.`,
 }
 
 func run(ctx context.Context, o options, args []string) error {
-	// More processors than there are, in Go's terms: a worker whose thread the
-	// kernel has put aside must not keep heartbeats of other ports waiting.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
 		return fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
