@@ -26,7 +26,7 @@ app). With --to, the load goes to any address where that listens, without a lab.
 
 The exit status is 0 only if no request failed, no connection was reset and no byte
 was wrong.`,
-		Example: "  understudy lab load --duration 30s\n  understudy lab load --to 127.0.0.1:8080 -o json",
+		Example: "  understudy lab load --duration 30s\n  understudy lab load --connections 12 --think 150ms --size 600000\n  understudy lab load --to 127.0.0.1:8080 -o json",
 		Args:    cobra.NoArgs,
 	}
 	output := outputFlag(cmd)
@@ -34,9 +34,13 @@ was wrong.`,
 	connections := flags.Int("connections", 50, "how many connections")
 	duration := flags.Duration("duration", 10*time.Second, "how long; an interrupt ends it earlier")
 	think := flags.Duration("think", load.DefaultThink, "mean time between a reply and the next request; negative: none")
+	size := flags.Int("size", -1, "ask for replies of this many `bytes` only, instead of the demo's mix")
 	to := flags.String("to", "", "an `address:port`, reached from here instead of from the lab's client")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg := load.Config{Connections: *connections, Think: *think}
+		if *size >= 0 {
+			cfg.Mix = load.Uniform(*size)
+		}
 		if *connections < 1 {
 			return errors.New("--connections: want at least 1")
 		}

@@ -536,24 +536,3 @@ func TestRootNginx(t *testing.T) {
 		t.Error("the same process")
 	}
 }
-
-// The demo with the real programs, beside a lab that may be up.
-func TestRootDemo(t *testing.T) {
-	bin := os.Getenv("UNDERSTUDY_LAB_BIN")
-	if bin == "" {
-		t.Skip("UNDERSTUDY_LAB_BIN names no directory with Understudy's programs")
-	}
-	l := testLab(t)
-	l.BinDir = bin
-	bringUp(t, l)
-	r, err := l.Demo(t.Context(), DemoConfig{Connections: 50, Faults: Faults(), Duration: DefaultDuration})
-	if err != nil {
-		t.Error(err)
-	}
-	var out strings.Builder
-	r.Write(&out)
-	t.Logf("\n%s", &out)
-	if !r.Clean() {
-		t.Errorf("not clean\n%s", l.LogTails(60))
-	}
-}

@@ -91,7 +91,7 @@ func TestServerDies(t *testing.T) {
 	}
 }
 
-func oneSmall(*rand.Rand) []Request { return []Request{{Upload: -1, Reply: app.Reply{Size: 5000}}} }
+var oneSmall = Uniform(5000)
 
 // A server that answers request n of a connection as it likes.
 func misbehaving(t *testing.T, answer func(w *bufio.Writer, n int, right []byte)) net.Listener {

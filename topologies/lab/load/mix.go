@@ -50,6 +50,13 @@ func draw(r *rand.Rand, shares []share) int {
 	return min(s.high, int(math.Exp(low+r.Float64()*(high-low))))
 }
 
+// Uniform is GETs for replies of one size, written at once.
+func Uniform(size int) Mix {
+	return func(*rand.Rand) []Request {
+		return []Request{{Upload: -1, Reply: app.Reply{Size: size, Pieces: 1}}}
+	}
+}
+
 // DefaultMix is the demo's load: three GETs to one POST, replies of 200 bytes to
 // 1 MB, two of five of them written in pieces within two milliseconds, a quarter of
 // these chunked; one time in sixteen, two GETs are pipelined.
