@@ -443,7 +443,9 @@ func (c *conn) discardReply() bool {
 
 // --- what the stream from the active server brings, on a backup ---
 
-// logReply applies a frame; it returns how much is held now.
+// logReply applies a frame; it returns how much the active server may show. A
+// reply that is here only in part does not count: if the active server died now,
+// it would be thrown away, and no client may have seen its beginning.
 func (c *conn) logReply(r *replicationv1.Reply) (logged uint64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -471,7 +473,7 @@ func (c *conn) logReply(r *replicationv1.Reply) (logged uint64, ok bool) {
 		c.finished, c.finishedAt = true, time.Now()
 	}
 	c.cond.Broadcast()
-	return c.out.end, true
+	return c.out.sealed, true
 }
 
 func (c *conn) confirm(logged uint64) {

@@ -76,6 +76,8 @@ type pipe struct {
 	mu     sync.Mutex
 	cut    bool
 	frames chan *replicationv1.Frame
+	// before, if set, is called with each frame before it arrives.
+	before atomic.Pointer[func(*replicationv1.Frame)]
 }
 
 var errCut = errors.New("cut")
@@ -87,6 +89,9 @@ func newPipes(a, b *Server) (toB, toA *pipe) {
 	for _, p := range []*pipe{toA, toB} {
 		go func() {
 			for f := range p.frames {
+				if before := p.before.Load(); before != nil {
+					(*before)(f)
+				}
 				p.to.Handle(p.back, f)
 			}
 		}()
@@ -548,6 +553,43 @@ func TestStreamedReplyEndsAtFailover(t *testing.T) {
 	}
 }
 
+// A reply that the backup holds in part only must not be shown, not even the part
+// that it holds: it would be thrown away.
+func TestNoPartOfAReplyIsShownBeforeItsEnd(t *testing.T) {
+	p := newPair(t, Config{})
+	c := dialTwin(t, p.a, p.b)
+	// The last frame of the reply is held back on its way.
+	hold := make(chan struct{})
+	before := func(f *replicationv1.Frame) {
+		if f.GetReply().GetEnd() {
+			<-hold
+		}
+	}
+	p.toB.before.Store(&before)
+	c.send(1, "/?size=300000", nil)
+	eventually(t, "the active server has the whole reply, the backup most of it", func() bool {
+		whole, most := false, false
+		for _, k := range p.a.proxy.all() {
+			k.mu.Lock()
+			whole = k.answered == 1
+			k.mu.Unlock()
+		}
+		for _, k := range p.b.proxy.all() {
+			k.mu.Lock()
+			most = k.out.end > 300000
+			k.mu.Unlock()
+		}
+		return whole && most
+	})
+	c.socks[0].SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, err := c.socks[0].Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes were shown", n)
+	}
+	c.socks[0].SetReadDeadline(time.Now().Add(10 * time.Second))
+	close(hold)
+	c.expect(1)
+}
+
 func TestUnprotectedConnectionsAreNotContinued(t *testing.T) {
 	a := newNode(t, "a", "127.0.0.1", Config{})
 	b := newNode(t, "b", "127.0.0.2", Config{})
@@ -565,6 +607,14 @@ func TestUnprotectedConnectionsAreNotContinued(t *testing.T) {
 	c.expect(2)
 	if n, m := a.proxy.Counts(); n != 1 || m != 0 {
 		t.Errorf("%d connections, %d protected", n, m)
+	}
+	// Should b take over, the client gets an RST instead of silence.
+	toB.close()
+	if ended := b.proxy.Lead(true); ended != 1 {
+		t.Errorf("%d connections ended", ended)
+	}
+	if !b.kernel.marked[c.client] {
+		t.Error("the crash guard would stop the RST")
 	}
 }
 

@@ -201,6 +201,9 @@ type Server struct {
 	role     role
 	released bool
 	stream   Stream // nil: nobody to replicate to, or to follow
+	// strangers are the active server's unprotected connections, on a backup. If
+	// it takes over, their clients shall get an RST, not silence.
+	strangers map[ID]bool
 }
 
 // New makes a Server that is fenced: it drops whatever it is handed.
@@ -214,7 +217,8 @@ func New(cfg Config, kernel Kernel, app Application, log *slog.Logger) *Server {
 	d.Timeout = time.Second
 	return &Server{
 		cfg: cfg, log: log, kernel: kernel, app: app,
-		conns: map[ID]*conn{},
+		conns:     map[ID]*conn{},
+		strangers: map[ID]bool{},
 		transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return d.DialContext(ctx, "tcp", cfg.Upstream)
@@ -362,6 +366,7 @@ func (s *Server) Follow(stream Stream) {
 		s.conns = map[ID]*conn{}
 	}
 	s.role, s.released, s.stream = following, false, stream
+	clear(s.strangers)
 	s.mu.Unlock()
 	for _, c := range old {
 		c.drop(errFenced, false)
@@ -384,7 +389,18 @@ func (s *Server) Lead(released bool) (ended int) {
 	s.mu.Lock()
 	was := s.role
 	s.role, s.released, s.stream = leading, released, nil
+	strangers := s.strangers
+	s.strangers = map[ID]bool{}
 	s.mu.Unlock()
+	if was == following {
+		for id := range strangers {
+			// This host has no socket for them: its kernel answers the client's
+			// next packet with an RST, which the crash guard now lets through.
+			s.kernel.MarkClosing(id.Client, id.VIP)
+			s.stats.Ended.Add(1)
+			ended++
+		}
+	}
 	for _, c := range s.all() {
 		if was != following {
 			c.mu.Lock()
@@ -502,6 +518,16 @@ func (s *Server) Handle(stream Stream, f *replicationv1.Frame) {
 		return // of an epoch that is over
 	}
 	role := s.role
+	if role == following {
+		switch f.GetFrame().(type) {
+		case *replicationv1.Frame_Lost:
+			if len(s.strangers) < maxConns {
+				s.strangers[id] = true
+			}
+		case *replicationv1.Frame_Closed:
+			delete(s.strangers, id)
+		}
+	}
 	c := s.conns[id]
 	if c == nil && f.GetClosed() == nil && f.GetLost() == nil && f.GetLogged() == nil {
 		c = s.get(id)
