@@ -418,20 +418,36 @@ func (s *Server) Lead(released bool) (ended int) {
 }
 
 // Release says that the switch lets this server's packets out: replies are
-// written, and every connection is kicked.
+// written, and every connection is kicked, those with a request first. It does
+// not wait for that.
 func (s *Server) Release() {
 	s.mu.Lock()
 	s.released = true
 	s.mu.Unlock()
-	all := s.all()
-	for _, c := range all {
+	var waiting, idle []*conn
+	for _, c := range s.all() {
 		c.mu.Lock()
 		c.released = true
+		if c.in.received() > c.in.need {
+			waiting = append(waiting, c)
+		} else {
+			idle = append(idle, c)
+		}
 		c.cond.Broadcast()
 		c.mu.Unlock()
 	}
-	s.kick(all)
+	// Clients in the middle of a request cannot go on without an acknowledgement.
+	// The others are in no hurry, and the processors have replies to write.
+	s.wg.Go(func() {
+		s.kick(waiting)
+		time.Sleep(idleKick)
+		s.kick(idle)
+	})
 }
+
+// idleKick is how long after a failover connections without a request are kicked:
+// well before a client's shortest retransmission timeout, 200 ms on Linux.
+const idleKick = 30 * time.Millisecond
 
 // Alone makes the active server stop waiting for a backup: what was withheld is
 // written, and acknowledgements that the gate swallowed are sent.

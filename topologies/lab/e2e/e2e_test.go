@@ -185,6 +185,43 @@ func TestLossTowardTheBackup(t *testing.T) {
 	clean(t, got, err, 1)
 }
 
+// The active role moves while replies of 600 kB are on their way: none of them is
+// put together from two servers' halves.
+func TestSwitchOverUnderLargeReplies(t *testing.T) {
+	needRoot(t)
+	if _, err := understudy(t, "lab", "up"); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		done := make(chan error, 1)
+		go func() {
+			_, err := understudy(t, "lab", "load", "--connections", "12", "--think", "150ms", "--size", "600000", "--duration", "2s")
+			done <- err
+		}()
+		time.Sleep(time.Second)
+		if out, err := understudy(t, "switch-over", "web"); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		waitDuplex(t)
+	}
+}
+
+// waitDuplex waits until a fresh backup has joined.
+func waitDuplex(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		out, err := understudy(t, "pairs")
+		if err == nil && bytes.Contains(out, []byte("duplex")) {
+			time.Sleep(300 * time.Millisecond)
+			return
+		}
+	}
+	t.Fatal("the pair is not duplex again")
+}
+
 // What is off must be missed; else the tests above prove nothing.
 func TestWhatEachPartIsFor(t *testing.T) {
 	for name, c := range map[string]struct {
