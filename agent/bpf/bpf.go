@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -85,9 +87,8 @@ func (t Tuple) String() string { return t.Client.String() + "->" + t.VIP.String(
 // Programs are the attached programs and their maps. All methods may be called
 // concurrently.
 type Programs struct {
-	objs  connectionsObjects
-	names []string // of the counters
-	mss   uint16
+	objs connectionsObjects
+	mss  uint16
 }
 
 // SetService begins or changes a service, by one update of one map entry: a
@@ -285,14 +286,8 @@ func (p *Programs) operate(t Tuple, op connectionsOperation) error {
 }
 
 // CounterNames returns the names of the counters that Stats returns, in order.
-func CounterNames() []string {
-	spec, err := loadConnections()
-	if err != nil {
-		return nil
-	}
-	names, _ := counterNames(spec)
-	return names
-}
+// What they count is said in connections.bpf.c, at struct tally.
+func CounterNames() []string { return slices.Clone(counterNames()) }
 
 // Stats returns the counters by name, summed over all processors, since the
 // programs were first loaded.
@@ -301,9 +296,10 @@ func (p *Programs) Stats() (map[string]uint64, error) {
 	if err := p.objs.Counters.Lookup(uint32(0), &each); err != nil {
 		return nil, fmt.Errorf("counters: %w", err)
 	}
-	sum := make(map[string]uint64, len(p.names))
+	names := counterNames()
+	sum := make(map[string]uint64, len(names))
 	for _, cpu := range each {
-		for i, name := range p.names {
+		for i, name := range names {
 			sum[name] += cpu[i]
 		}
 	}
@@ -313,17 +309,18 @@ func (p *Programs) Stats() (map[string]uint64, error) {
 // Close lets go of the programs, which stay attached and pinned.
 func (p *Programs) Close() error { return p.objs.Close() }
 
-func counterNames(spec *ebpf.CollectionSpec) ([]string, error) {
-	s, ok := btf.UnderlyingType(spec.Maps[connectionsMapCounters].Value).(*btf.Struct)
-	if !ok || uintptr(s.Size) != unsafe.Sizeof(connectionsTally{}) {
-		return nil, errors.New("counters have no names")
+// counterNames reads the names off the type information in the object.
+var counterNames = sync.OnceValue(func() (names []string) {
+	spec, err := loadConnections()
+	if err != nil {
+		panic(fmt.Sprintf("embedded object: %v", err))
 	}
-	var names []string
-	for _, m := range s.Members {
+	t := btf.UnderlyingType(spec.Maps[connectionsMapCounters].Value).(*btf.Struct)
+	for _, m := range t.Members {
 		names = append(names, m.Name)
 	}
-	return names, nil
-}
+	return names
+})
 
 func (s Service) key() (k connectionsServiceKey, err error) {
 	if !s.VIP.Unmap().Is4() {

@@ -241,7 +241,7 @@ struct conn {
 	__u16 cl_win;	 /* the client's window as it stood in its last ACK */
 	__u8 rcv_wscale; /* scale of the windows that we announce */
 	__u8 snd_wscale; /* scale of the client's windows */
-	__u8 eth[12]; /* destination and source of the client's last frame */
+	__u8 eth[12];	 /* destination and source of the client's last frame */
 	enum conn_flags flags;
 	struct known_sacks own_sacks;  /* in our last segment; egress */
 	struct known_sacks peer_sacks; /* in the backup's; ingress */
@@ -300,7 +300,7 @@ struct tally {
 	__u64 assign_error; /* ... refused by it */
 	__u64 bad_cookie; /* segments for the listener that prove nothing */
 	__u64 replaced; /* old sockets removed for a new connection */
-	__u64 implausible;	/* segments that are hardly the client's */
+	__u64 implausible; /* segments that are hardly the client's */
 	__u64 clamped; /* ACK numbers lowered to snd_nxt */
 	__u64 synacked; /* segments that the client had acknowledged already */
 	__u64 synack_news; /* ... that left a pure ACK behind */
@@ -1591,8 +1591,10 @@ static __noinline int look_at(struct __sk_buff *skb, struct request *q, struct s
 		r->cl_ack = c->cl_ack;
 		if (q->operation == OP_UNGATE)
 			c->gate = 0;
-		if (q->operation == OP_ARM)
+		if (q->operation == OP_ARM) {
+			c->peer = 0; /* of the backup that was before */
 			c->gate = GATE_ARMED;
+		}
 	}
 
 	struct bpf_sock_tuple st = {};

@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-net/understudy/agent/bpf"
 	"github.com/understudy-net/understudy/agent/bpf/bpftest"
+	"golang.org/x/sys/unix"
 )
 
 // Uploads, while one packet in seven is lost on its way to the backup.
@@ -157,6 +158,34 @@ func TestGateLifted(t *testing.T) {
 	l.servers[0].kick(cs...)
 	checkAll(t, <-done)
 	t.Logf("the rest took %v", time.Since(begin))
+}
+
+// What the gate swallows must not look like a congested device to TCP, which
+// would send less then.
+func TestSwallowedIsNotLost(t *testing.T) {
+	l := newLab(t, options{gate: true})
+	c := l.dial()
+	check(t, c.echo("hello"))
+	eventually(t, "the hello is acknowledged", func() bool { return c.unacked() == 0 })
+	l.Cut(1, true)
+	for range 10 {
+		_, err := c.Write([]byte("x"))
+		check(t, err)
+		time.Sleep(time.Millisecond)
+	}
+	s := l.servers[0]
+	eventually(t, "ACKs are swallowed", func() bool { return s.stats()["gate_swallowed"] >= 3 })
+	if c.unacked() == 0 {
+		t.Error("swallowed ACKs have left")
+	}
+	raw, err := s.conn(c).SyscallConn()
+	check(t, err)
+	check(t, raw.Control(func(fd uintptr) {
+		ti, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil || ti.Ca_state != 0 {
+			t.Errorf("congestion state %d, %v", ti.Ca_state, err)
+		}
+	}))
 }
 
 // Of two connections, one is let through the gate.

@@ -50,6 +50,9 @@ func Load(cfg Config) (_ *Programs, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("interface %q: %w", cfg.Interface, err)
 	}
+	if len(ifi.HardwareAddr) != 6 {
+		return nil, fmt.Errorf("interface %s is not an Ethernet interface", cfg.Interface)
+	}
 	if cfg.MaxConnections == 0 {
 		cfg.MaxConnections = 65536
 	}
@@ -70,9 +73,6 @@ func Load(cfg Config) (_ *Programs, err error) {
 		spec.Maps[name].MaxEntries = uint32(cfg.MaxConnections)
 	}
 	p := &Programs{mss: uint16(min(max(ifi.MTU-40, 0), 65495))}
-	if p.names, err = counterNames(spec); err != nil {
-		return nil, err
-	}
 
 	maps, err := openMaps(cfg.PinDir, spec)
 	defer func() {

@@ -132,6 +132,9 @@ func TestLoadErrors(t *testing.T) {
 	if err := load(bpf.Config{Interface: "nosuch0", PinDir: bpftest.BPFFS(t)}); err == nil {
 		t.Error("loaded on an interface that is not there")
 	}
+	if err := load(bpf.Config{Interface: "lo", PinDir: bpftest.BPFFS(t)}); err == nil {
+		t.Error("loaded on lo")
+	}
 	if err := load(bpf.Config{Interface: bpftest.Interface, PinDir: t.TempDir()}); err == nil {
 		t.Error("pinned outside of a BPF file system")
 	}

@@ -46,7 +46,9 @@ func TestLateWriter(t *testing.T) {
 						}
 					}
 					b := backup.look(c)
-					if b.TotalRetrans > 0 || b.Backoff > 0 {
+					// A reply that takes longer than the delay may
+					// well be ahead of the client, and be probed.
+					if b.TotalRetrans > 5 || b.Backoff > 0 {
 						t.Errorf("backup: %d retransmissions, back-off %d;%s", b.TotalRetrans, b.Backoff, backup.nonzero())
 					}
 					t.Logf("backup: srtt %v, cwnd %d, sent window %d;%s", b.SRTT, b.Cwnd, b.SndWnd, backup.nonzero())
