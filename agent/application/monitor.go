@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -20,7 +21,8 @@ const (
 	// settle is how long a new connection must stay open to count: a process that
 	// is being killed still accepts for a moment.
 	settle = time.Millisecond
-	// refusals in a row, so many retryRefused apart, make an application dead.
+	// attempts in a row, retryRefused apart, make an application dead; a refusal by
+	// the kernel does at once.
 	refusals     = 2
 	retryRefused = time.Millisecond
 )
@@ -94,6 +96,9 @@ func (m *Monitor) dial(ctx context.Context) (net.Conn, string) {
 		c, err := d.DialContext(ctx, "tcp", m.Address)
 		if err != nil {
 			reason = err.Error()
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				break // the kernel knows: nobody listens
+			}
 			continue
 		}
 		c.SetReadDeadline(time.Now().Add(settle))
