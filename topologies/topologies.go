@@ -89,6 +89,10 @@ type SwitchSpec struct {
 	CPUPort  uint32 `yaml:"cpu_port"`
 	// GRPC is where the switch serves P4Runtime, seen from its own node.
 	GRPC string `yaml:"grpc"`
+	// Offloads says that the switch forwards segments longer than the MTU, and
+	// checksums that are still to be computed, as the embedded one does: its links
+	// then keep their offloads. Off, packets are as on a wire.
+	Offloads bool `yaml:"offloads,omitempty"`
 	// Command replaces the embedded switch. In its words {device_id}, {cpu_port}
 	// and {grpc} are replaced; a word that is {interfaces} becomes "-i", "1@p1", ...
 	Command []string `yaml:"command,omitempty"`

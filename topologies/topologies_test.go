@@ -16,7 +16,7 @@ func TestPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := top.Heartbeat, (Heartbeat{Interval: 10 * time.Millisecond, Missed: 3, Port: 9401}); got != want {
+	if got, want := top.Heartbeat, (Heartbeat{Interval: 10 * time.Millisecond, Missed: 4, Port: 9401}); got != want {
 		t.Errorf("heartbeat: got %v, want %v", got, want)
 	}
 	wantLink := &Link{

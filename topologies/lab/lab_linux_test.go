@@ -218,9 +218,10 @@ func checkNetwork(t *testing.T, l *Lab, top *topologies.Topology) {
 		for _, link := range top.Links {
 			for node, name := range map[string]string{link.Node: dataInterface, link.Switch: link.Interface} {
 				out := inside(node, "ethtool", "-k", name)
+				kept := top.OfKind(topologies.Switch)[0].Switch.Offloads
 				for _, on := range []string{"tx-checksumming: on", "tcp-segmentation-offload: on", "generic-segmentation-offload: on", "generic-receive-offload: on"} {
-					if strings.Contains(out, on) {
-						t.Errorf("%s %s: %s", node, name, on)
+					if has := strings.Contains(out, on); has && !kept || !has && kept && strings.Contains(on, "segmentation") {
+						t.Errorf("%s %s, offloads %v: %s is %v", node, name, kept, on, has)
 					}
 				}
 			}

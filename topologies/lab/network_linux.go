@@ -64,11 +64,13 @@ func (l *Lab) build(t *topologies.Topology) error {
 		if err := l.connect(handles[sw.Name], link.Interface, nil, n.Name, dataInterface, n.MAC.HardwareAddr()); err != nil {
 			return err
 		}
-		if err := l.in(sw.Name, func() error { return offloadsOff(link.Interface) }); err != nil {
-			return err
-		}
-		if err := l.in(n.Name, func() error { return offloadsOff(dataInterface) }); err != nil {
-			return err
+		if !sw.Switch.Offloads {
+			if err := l.in(sw.Name, func() error { return offloadsOff(link.Interface) }); err != nil {
+				return err
+			}
+			if err := l.in(n.Name, func() error { return offloadsOff(dataInterface) }); err != nil {
+				return err
+			}
 		}
 		if err := up(handles[sw.Name], link.Interface); err != nil {
 			return err

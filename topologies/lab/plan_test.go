@@ -14,7 +14,7 @@ import (
 const wantController = `switch: {name: s1, address: '127.0.0.1:9559', device_id: 1}
 listen: {agents: '172.31.255.1:9400', admin: 'unix:/run/test/controller.sock'}
 state_dir: /run/test/controller
-heartbeat: {interval: 10ms, missed: 3, port: 9401}
+heartbeat: {interval: 10ms, missed: 4, port: 9401}
 gateways:
     - address: 192.0.2.1
       mac: 02:75:73:00:01:01

@@ -195,7 +195,7 @@ func TestSwitchOverUnderLargeReplies(t *testing.T) {
 	for range 5 {
 		done := make(chan error, 1)
 		go func() {
-			_, err := understudy(t, "lab", "load", "--connections", "12", "--think", "150ms", "--size", "600000", "--duration", "2s")
+			_, err := understudy(t, "lab", "load", "--connections", "6", "--think", "200ms", "--size", "600000", "--duration", "2s")
 			done <- err
 		}()
 		time.Sleep(time.Second)
