@@ -216,6 +216,7 @@ struct known_sacks {
 enum conn_flags {
 	CONN_ESTABLISHED = 1, /* a socket has been seen */
 	CONN_KNOWN = 2,	      /* irs and iss are true: it began here */
+	CONN_SYN = 4,	      /* since then another SYN was answered */
 };
 
 /* The gate of a connection that is not gated yet but will be as soon as the
@@ -231,10 +232,13 @@ struct conn {
 
 	__u32 irs, iss;	 /* the initial sequence numbers */
 	__u32 cl_ack;	 /* the highest ACK of the client, before the clamp; ingress */
+	__u32 told;	 /* ... of which our kernel has heard; by both */
 	__u32 cl_nxt;	 /* the highest end of the client's segments; ingress */
 	__u32 cl_tsval;	 /* the highest TSval of the client; ingress */
 	__u32 own_nxt;	 /* the highest end of our own segments; egress */
 	__u32 own_tsval; /* our highest TSval; egress */
+	__u32 own_tsecr; /* what we have echoed last; egress */
+	__u32 peer_tsecr; /* what the backup has echoed last; ingress */
 	__u32 gate;	 /* gated, if equal to the service's generation; 0: not */
 	__u32 cl_fin;	 /* the end of the client's FIN, or 0; ingress */
 	__u32 own_fin;	 /* the end of our own, or 0; egress */
@@ -245,6 +249,7 @@ struct conn {
 	enum conn_flags flags;
 	struct known_sacks own_sacks;  /* in our last segment; egress */
 	struct known_sacks peer_sacks; /* in the backup's; ingress */
+	struct sack_block out_sack;    /* the first that the client was shown last; both */
 };
 
 struct {
@@ -690,11 +695,17 @@ static __always_inline __u32 boot_ms(void)
 #define SYN_ACK_OPTIONS 20
 #define SYN_ACK_WINDOW 64240
 
-FUNCTION int answer_syn(struct __sk_buff *skb, struct packet *p NONNULL, struct service *svc NONNULL,
-			struct tuple *t NONNULL)
+FUNCTION int answer_syn(struct __sk_buff *skb, struct packet *p NONNULL, struct service *svc NONNULL)
 {
+	struct tuple tuple, *t = &tuple;
+	set_tuple(t, p->ip.saddr, p->th.source, p->ip.daddr, p->th.dest);
+	if (!(svc->flags & SERVICE_ALIGN)) {
+		bpf_map_delete_elem(&closing, t);
+		bpf_map_delete_elem(&conns, t);
+		return TCX_NEXT;
+	}
 	struct options o = {};
-	if (p->ip.ihl != 5 || parse_options(skb, p, &o)) {
+	if ((p->th.flags & (TCP_ACK | TCP_RST | TCP_FIN)) || p->ip.ihl != 5 || parse_options(skb, p, &o)) {
 		count(malformed);
 		return TCX_DROP;
 	}
@@ -706,6 +717,9 @@ FUNCTION int answer_syn(struct __sk_buff *skb, struct packet *p NONNULL, struct 
 
 	struct syn seen = {.irs = irs, .iss = iss, .ms = boot_ms()};
 	bpf_map_update_elem(&syns, t, &seen, BPF_ANY);
+	struct conn *c = bpf_map_lookup_elem(&conns, t);
+	if (c)
+		c->flags |= CONN_SYN;
 
 	struct segment s = {};
 	s.th.source = p->th.dest;
@@ -838,8 +852,9 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p, struct serv
 	c->irs = irs;
 	c->iss = iss;
 	c->cl_ack = ack;
+	c->told = ack;
 	c->cl_nxt = seq + p->payload + !!(p->th.flags & TCP_FIN);
-	c->cl_tsval = o.tsval;
+	c->cl_tsval = c->own_tsecr = c->peer_tsecr = o.tsval;
 	c->own_nxt = ack;
 	c->gate = svc->flags & SERVICE_GATE ? svc->generation : 0;
 	c->cl_win = bpf_ntohs(p->th.window);
@@ -889,20 +904,21 @@ static __always_inline bool gated(const struct service *svc, const struct conn *
 
 /*
  * Gives up the record of a connection that has ended: both sides' FINs are
- * acknowledged, by both servers if the gate is on. The place is needed for
- * those that live. What remains is that late copies of its first segment do
- * not begin it again.
+ * acknowledged, by both servers if the gate is on, and our kernel knows. The
+ * place is needed for those that live. What remains is that late copies of its
+ * first segment do not begin it again.
  */
-static __always_inline void forget_if_ended(struct tuple *t, struct service *svc, struct conn *c)
+FUNCTION int forget_if_ended(struct tuple *t NONNULL, struct service *svc NONNULL, struct conn *c NONNULL)
 {
-	if (!c->cl_fin || !c->own_fin || BEFORE(c->cl_ack, c->own_fin))
-		return;
+	if (!c->cl_fin || !c->own_fin || BEFORE(c->told, c->own_fin))
+		return 0;
 	__u64 own = READ_ONCE(c->own), peer = READ_ONCE(c->peer);
 	if (!own || BEFORE(ack_of(own), c->cl_fin) || (gated(svc, c) && (!peer || BEFORE(ack_of(peer), c->cl_fin))))
-		return;
+		return 0;
 	struct syn ended = {.irs = c->irs, .iss = c->iss, .ended = 1};
 	bpf_map_update_elem(&syns, t, &ended, BPF_ANY);
 	bpf_map_delete_elem(&conns, t);
+	return 0;
 }
 
 /* ---- the client's segments ---- */
@@ -952,17 +968,6 @@ FUNCTION int from_client(struct __sk_buff *skb, struct packet *p NONNULL, struct
 	struct tuple t;
 	set_tuple(&t, p->ip.saddr, p->th.source, p->ip.daddr, p->th.dest);
 
-	if (p->th.flags & TCP_SYN) {
-		if (p->th.flags & (TCP_ACK | TCP_RST | TCP_FIN)) {
-			count(malformed);
-			return TCX_DROP;
-		}
-		if (svc->flags & SERVICE_ALIGN)
-			return answer_syn(skb, p, svc, &t);
-		bpf_map_delete_elem(&closing, &t);
-		bpf_map_delete_elem(&conns, &t);
-		return TCX_NEXT;
-	}
 	if (!(p->th.flags & TCP_ACK) || (p->th.flags & TCP_RST))
 		return TCX_NEXT;
 
@@ -1000,38 +1005,50 @@ FUNCTION int from_client(struct __sk_buff *skb, struct packet *p NONNULL, struct
 	if (!tp)
 		goto out;
 	__u32 snd_nxt = tp->snd_nxt, rcv_nxt = tp->rcv_nxt, snd_una = READ_ONCE(tp->snd_una), known = snd_una;
-	__u32 ack = bpf_ntohl(p->th.ack_seq);
+	__u32 ack = bpf_ntohl(p->th.ack_seq), write_seq = tp->write_seq;
 	if (c)
 		known = READ_ONCE(c->cl_ack);
 	__u8 snd_wscale = BPF_CORE_READ_BITFIELD(tp, rx_opt.snd_wscale);
 	__u8 rcv_wscale = BPF_CORE_READ_BITFIELD(tp, rx_opt.rcv_wscale);
-	if (!plausible(rcv_nxt, snd_una, known, bpf_ntohl(p->th.seq), ack, rcv_wscale, snd_wscale)) {
-		if (align && !again && begins_anew(p, &t, c)) {
-			bpf_sk_release(sk);
-			return replace(skb, p, rcv_nxt);
-		}
+	bool likely = plausible(rcv_nxt, snd_una, known, bpf_ntohl(p->th.seq), ack, rcv_wscale, snd_wscale);
+	if (align && !again && (!likely || !c || (c->flags & CONN_SYN)) && begins_anew(p, &t, c)) {
+		bpf_sk_release(sk);
+		return replace(skb, p, rcv_nxt);
+	}
+	if (!likely) {
 		count(implausible);
 		goto out;
 	}
 	bpf_sk_release(sk);
 
+	__u32 tell = ack;
+	if (AFTER(ack, snd_nxt)) {
+		tell = snd_nxt;
+		/* Nobody acknowledges more than a FIN: see to_client. */
+		if ((state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK || state == TCP_CLOSING) && snd_nxt == write_seq)
+			tell--;
+	}
 	if (c) {
 		remember(skb, p, c);
+		if (AFTER(tell, c->told))
+			c->told = tell;
 		forget_if_ended(&t, svc, c);
 	} else {
 		/* Adopted, or older than we are, or forgotten. */
 		if (!(c = scratch_conn()))
 			return TCX_NEXT;
 		c->cl_ack = ack;
+		c->told = tell;
 		c->cl_nxt = bpf_ntohl(p->th.seq);
 		c->rcv_wscale = rcv_wscale;
 		c->snd_wscale = snd_wscale;
 		remember(skb, p, c);
+		c->own_tsecr = c->peer_tsecr = c->cl_tsval;
 		bpf_map_update_elem(&conns, &t, c, BPF_ANY);
 	}
-	if (AFTER(ack, snd_nxt)) {
-		__u16 window = window_behind(bpf_ntohs(p->th.window), ack - snd_nxt, snd_wscale);
-		CHANGE(skb, p, ack_seq, bpf_htonl(snd_nxt));
+	if (tell != ack) {
+		__u16 window = window_behind(bpf_ntohs(p->th.window), ack - tell, snd_wscale);
+		CHANGE(skb, p, ack_seq, bpf_htonl(tell));
 		CHANGE(skb, p, window, bpf_htons(window));
 		count(clamped);
 	}
@@ -1081,6 +1098,11 @@ static __always_inline __u32 read_sacks(struct __sk_buff *skb, struct packet *p,
 		s->n = i + 1;
 	}
 	return s->n ? at : 0;
+}
+
+static __always_inline bool differs(const struct sack_block *a, const struct sack_block *b)
+{
+	return a->start != b->start || a->end != b->end;
 }
 
 static __always_inline void load_sacks(struct sacks *to, const struct known_sacks *s)
@@ -1166,6 +1188,7 @@ FUNCTION int limit_sacks(struct __sk_buff *skb, struct packet *p NONNULL, struct
 	common_sacks(s, &c->peer_sacks, ack, peer ? ack_of(peer) : ack, k);
 	format_sacks(&to, s, k);
 	__s64 diff = bpf_csum_diff((void *)&from, sizeof(from), (void *)&to, sizeof(to), 0);
+	c->out_sack = s->b[0];
 	if (!diff)
 		return 0;
 	bpf_l4_csum_replace(skb, p->l4 + FIELD(check), 0, diff, 0);
@@ -1175,8 +1198,9 @@ FUNCTION int limit_sacks(struct __sk_buff *skb, struct packet *p NONNULL, struct
 	return 0;
 }
 
-/* Turns a shadow into a pure ACK for the client. */
-FUNCTION int speak_for(struct __sk_buff *skb, struct packet *p NONNULL, struct conn *c NONNULL,
+/* Writes a pure ACK for the client, with ACK number and window as they stand in
+ * p->th, our sequence number and clock, and these SACK blocks. */
+FUNCTION int write_ack(struct __sk_buff *skb, struct packet *p NONNULL, struct conn *c NONNULL,
 		       const struct sacks *sacks NONNULL)
 {
 	struct segment s = {.th = p->th};
@@ -1186,30 +1210,31 @@ FUNCTION int speak_for(struct __sk_buff *skb, struct packet *p NONNULL, struct c
 	s.th.seq = bpf_htonl(AFTER(c->cl_ack, c->own_nxt) ? c->cl_ack : c->own_nxt);
 	if (p->ts) {
 		/* Our clock: if theirs were a tick ahead, the client would take
-		 * our next segment for one from the past. */
-		__be32 w[3] = {TS_PREFIX, bpf_htonl(c->own_tsval), bpf_htonl(p->tsecr)};
+		 * our next segment for one from the past. And the newer echo:
+		 * the ACK may be due to what the other server has just got. An
+		 * older one would tell the client that it had retransmitted
+		 * for nothing (Eifel, RFC 3522), and it would take back what it
+		 * believes to be lost. */
+		__u32 tsecr = AFTER(c->peer_tsecr, c->own_tsecr) ? c->peer_tsecr : c->own_tsecr;
+		__be32 w[3] = {TS_PREFIX, bpf_htonl(c->own_tsval), bpf_htonl(tsecr)};
 		__builtin_memcpy(s.options, w, sizeof(w));
 		options = sizeof(w);
 	}
 	if (sacks->n) {
-		/* With timestamps there is room for three. */
+		/* There is room for three, also behind timestamps. */
+		__u32 n = sacks->n < 3 ? sacks->n : 3;
 		struct sack_option o;
-		format_sacks(&o, sacks, sacks->n);
+		format_sacks(&o, sacks, n);
+		o.b[3] = 2 + 8 * n;
 		__builtin_memcpy(s.options + (p->ts ? 12 : 0), o.b, 28);
-		options += 4 + 8 * (sacks->n < 3 ? sacks->n : 3);
-		if (sacks->n == 4)
-			s.options[(p->ts ? 12 : 0) + 3] = 2 + 8 * 3;
+		options += 4 + 8 * n;
 	}
-	/* Back to where the client's last frame came from. */
-	__builtin_memcpy(p->eth.h_dest, c->eth + 6, 6);
-	__builtin_memcpy(p->eth.h_source, c->eth, 6);
+	c->out_sack = sacks->b[0];
 	if (write_segment(skb, p, &s, options)) {
 		count(malformed);
-		return TCX_DROP;
+		return -1;
 	}
-	count(gate_emitted);
-	skb->mark = MARK_EMITTED;
-	return bpf_redirect(skb->ifindex, 0);
+	return 0;
 }
 
 /* A frame of the backup. It never goes any further than here. */
@@ -1239,6 +1264,8 @@ FUNCTION int shadow(struct __sk_buff *skb, struct packet *p NONNULL, struct serv
 	__u64 own = READ_ONCE(c->own);
 	struct sacks sacks = {};
 	read_timestamps(skb, p);
+	if (p->ts)
+		c->peer_tsecr = p->tsecr;
 	read_sacks(skb, p, &sacks);
 	save_sacks(&c->peer_sacks, &sacks);
 
@@ -1253,7 +1280,7 @@ FUNCTION int shadow(struct __sk_buff *skb, struct packet *p NONNULL, struct serv
 
 	if (!own)
 		return TCX_DROP;
-	__u32 shown = edge_of(peer), room = p->ts ? 3 : 4;
+	__u32 shown = edge_of(peer);
 	if (AFTER(shown, edge_of(own)))
 		shown = edge_of(own);
 	bool data = p->payload || (p->th.flags & TCP_FIN), news, duplicates = false;
@@ -1263,11 +1290,12 @@ FUNCTION int shadow(struct __sk_buff *skb, struct packet *p NONNULL, struct serv
 		ack = ack_of(own);
 		news = AFTER(ack, ack_of(c->out)) || AFTER(shown, edge_of(c->out));
 		load_sacks(&sacks, &c->own_sacks);
-		common_sacks(&sacks, &c->peer_sacks, ack, ack_of(peer), room);
+		duplicates = common_sacks(&sacks, &c->peer_sacks, ack, ack_of(peer), 3);
+		news |= sacks.n && differs(&sacks.b[0], &c->out_sack);
 		data = true;
 	} else {
 		news = peer != old || (ack == ack_of(own) && AFTER(shown, edge_of(c->out)));
-		duplicates = common_sacks(&sacks, &c->own_sacks, ack, ack_of(own), room);
+		duplicates = common_sacks(&sacks, &c->own_sacks, ack, ack_of(own), 3);
 	}
 	/* It tells nothing new, and is no duplicate ACK either, which would tell
 	 * of a hole: it is the backup's own output, or we have said the same. */
@@ -1278,7 +1306,14 @@ FUNCTION int shadow(struct __sk_buff *skb, struct packet *p NONNULL, struct serv
 	c->out = newer(c->out, ack, shown);
 	p->th.ack_seq = bpf_htonl(ack);
 	p->th.window = bpf_htons(window_field(ack, shown, c->rcv_wscale));
-	return speak_for(skb, p, c, &sacks);
+	/* Back to where the client's last frame came from. */
+	__builtin_memcpy(p->eth.h_dest, c->eth + 6, 6);
+	__builtin_memcpy(p->eth.h_source, c->eth, 6);
+	if (write_ack(skb, p, c, &sacks))
+		return TCX_DROP;
+	count(gate_emitted);
+	skb->mark = MARK_EMITTED;
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 /* What a segment of ours may tell the client. */
@@ -1293,23 +1328,19 @@ static __always_inline void gate(struct conn *c, struct words *w, bool pure)
 	__u64 peer = READ_ONCE(c->peer);
 	__u32 edge = w->ack + ((__u32)w->window << (c->rcv_wscale & 15));
 	__u32 peer_ack = peer ? ack_of(peer) : c->irs + 1;
-	__u32 ack = w->ack;
 
 	if (peer && AFTER(edge, edge_of(peer)))
 		edge = edge_of(peer);
-	if (AFTER(ack, peer_ack)) {
-		ack = peer_ack;
+	if (AFTER(w->ack, peer_ack)) {
+		w->ack = peer_ack;
 		/* The backup will say it, unless it is our window that opens
 		 * and the client has used up half of what it knows of. */
 		__u32 shown = edge_of(c->out);
-		if (pure && (!AFTER(edge, shown) || (__s32)(shown - c->cl_nxt) > (__s32)(edge - ack) >> 1)) {
-			w->silent = true;
-			return;
-		}
+		w->silent = pure && (!AFTER(edge, shown) || (__s32)(shown - c->cl_nxt) > (__s32)(edge - peer_ack) >> 1);
 	}
-	w->window = window_field(ack, edge, c->rcv_wscale);
-	w->ack = ack;
-	c->out = newer(c->out, ack, edge);
+	w->window = window_field(w->ack, edge, c->rcv_wscale);
+	if (!w->silent)
+		c->out = newer(c->out, w->ack, edge);
 }
 
 /* ---- our own segments ---- */
@@ -1389,14 +1420,33 @@ static __always_inline int to_client(struct __sk_buff *skb, struct packet *p, st
 			exchange(&c->own, own);
 		if (AFTER(end, c->own_nxt))
 			c->own_nxt = end;
-		if (p->ts && AFTER(p->tsval, c->own_tsval))
-			c->own_tsval = p->tsval;
+		if (p->ts) {
+			if (AFTER(p->tsval, c->own_tsval))
+				c->own_tsval = p->tsval;
+			c->own_tsecr = p->tsecr;
+		}
+
+		/* Nobody acknowledges more than a FIN: this end comes too
+		 * early. A backup's process has died before it had written
+		 * what the client has got from the active server. */
+		if ((flags & TCP_FIN) && BEFORE(end, c->cl_ack)) {
+			if (!p->payload) {
+				count(guarded_fin);
+				return swallow();
+			}
+			count(stripped_fin);
+			flags &= ~TCP_FIN;
+			end--;
+			change_flags(skb, p, flags);
+		}
 
 		/* synack: the client has all of it. */
 		if (end != seq && !AFTER(end, c->cl_ack)) {
 			count(synacked);
 			if (flags & TCP_FIN)
 				c->own_fin = end;
+			if (AFTER(end, c->told))
+				c->told = end;
 			forget_if_ended(&t, svc, c);
 			struct words w = {.ack = ack, .window = bpf_ntohs(p->th.window)};
 			if (news && strict)
@@ -1453,12 +1503,23 @@ static __always_inline int to_client(struct __sk_buff *skb, struct packet *p, st
 	if (strict) {
 		struct words w = {.ack = bpf_ntohl(p->th.ack_seq), .window = bpf_ntohs(p->th.window)};
 		struct sacks sacks = {};
-		__u32 at = read_sacks(skb, p, &sacks);
+		__u32 at = read_sacks(skb, p, &sacks), own_ack = w.ack;
 		save_sacks(&c->own_sacks, &sacks);
 		gate(c, &w, pure);
 		if (w.silent) {
-			count(gate_swallowed);
-			return swallow();
+			/* The backup has spoken of what was behind a hole of
+			 * its own before we had it: now it can be said. The
+			 * client measures the path by it. */
+			load_sacks(&sacks, &c->peer_sacks);
+			common_sacks(&sacks, &c->own_sacks, w.ack, own_ack, 3);
+			if (!sacks.n || !differs(&sacks.b[0], &c->out_sack)) {
+				count(gate_swallowed);
+				return swallow();
+			}
+			p->th.ack_seq = bpf_htonl(w.ack);
+			p->th.window = bpf_htons(w.window);
+			count(gate_rewritten);
+			return write_ack(skb, p, c, &sacks) ? TCX_DROP : TCX_NEXT;
 		}
 		if (p->th.ack_seq != bpf_htonl(w.ack) || p->th.window != bpf_htons(w.window)) {
 			CHANGE(skb, p, ack_seq, bpf_htonl(w.ack));
@@ -1503,6 +1564,8 @@ int ingress(struct __sk_buff *skb)
 		return TCX_NEXT;
 	}
 	struct service *svc = find_service(p.ip.daddr, p.th.dest);
+	if (svc && (p.th.flags & TCP_SYN))
+		return answer_syn(skb, &p, svc);
 	if (svc)
 		return from_client(skb, &p, svc, again);
 	svc = find_service(p.ip.saddr, p.th.source);

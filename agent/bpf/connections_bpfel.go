@@ -21,10 +21,13 @@ type connectionsConn struct {
 	Irs       uint32
 	Iss       uint32
 	ClAck     uint32
+	Told      uint32
 	ClNxt     uint32
 	ClTsval   uint32
 	OwnNxt    uint32
 	OwnTsval  uint32
+	OwnTsecr  uint32
+	PeerTsecr uint32
 	Gate      uint32
 	ClFin     uint32
 	OwnFin    uint32
@@ -49,7 +52,11 @@ type connectionsConn struct {
 			End   uint32
 		}
 	}
-	_ [4]byte
+	OutSack struct {
+		_     structs.HostLayout
+		Start uint32
+		End   uint32
+	}
 }
 
 type connectionsConnFlags uint32
@@ -57,6 +64,7 @@ type connectionsConnFlags uint32
 const (
 	connectionsConnFlagsCONN_ESTABLISHED connectionsConnFlags = 1
 	connectionsConnFlagsCONN_KNOWN       connectionsConnFlags = 2
+	connectionsConnFlagsCONN_SYN         connectionsConnFlags = 4
 )
 
 type connectionsOperation uint32

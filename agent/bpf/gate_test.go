@@ -273,3 +273,36 @@ func TestGateGenerations(t *testing.T) {
 	check(t, old.echo("and now it does"))
 	checkAll(t, all([]*client{old, between, late}, func(_ int, c *client) error { return c.put(random(1, 100000)) }))
 }
+
+// Downloads, while half of the requests are lost on their way to the backup and
+// some of the replies on their way to the client. The backup replies late.
+func TestGateDownload(t *testing.T) {
+	const n, size = 5, 500000
+	l := newLab(t, options{gate: true})
+	backup := l.servers[1]
+	backup.delay.Store(int64(20 * time.Millisecond))
+	cs := l.dialN(n)
+	checkAll(t, all(cs, func(_ int, c *client) error { return c.echo("hello") }))
+	l.Lose(1, bpftest.EveryNth(2))
+	l.LoseOut(bpftest.EveryNth(50))
+	begin := time.Now()
+	for range 3 {
+		checkAll(t, all(cs, func(_ int, c *client) error { return c.get(size) }))
+	}
+	t.Logf("%v\nserver 0:%s\nserver 1:%s", time.Since(begin), l.servers[0].nonzero(), backup.nonzero())
+	l.Lose(1, nil)
+	l.LoseOut(nil)
+	eventually(t, "the backup has all, and has sent all", func() bool {
+		for _, c := range cs {
+			a, b := l.servers[0].look(c), backup.look(c)
+			if a.RcvNxt != b.RcvNxt || a.SndNxt != b.SndUna {
+				return false
+			}
+		}
+		return true
+	})
+	l.Cut(0, true)
+	l.Activate(1)
+	backup.kick(cs...)
+	checkAll(t, all(cs, func(_ int, c *client) error { return c.echo("after the flip") }))
+}

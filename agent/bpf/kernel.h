@@ -165,8 +165,11 @@ enum {
 
 enum tcp_state {
 	TCP_ESTABLISHED = 1,
+	TCP_FIN_WAIT1 = 4,
 	TCP_TIME_WAIT = 6,
+	TCP_LAST_ACK = 9,
 	TCP_LISTEN = 10,
+	TCP_CLOSING = 11,
 	TCP_NEW_SYN_RECV = 12,
 };
 
