@@ -370,7 +370,9 @@ func (c *conn) appendReply(b []byte, begin bool) error {
 		c.out.seal(c.in.pos)
 	}
 	streaming, request := c.streaming, c.answered+1
-	c.cond.Broadcast()
+	if streaming {
+		c.cond.Broadcast()
+	}
 	c.mu.Unlock()
 	c.sendReply(&replicationv1.Reply{Request: request, Data: b, Streamed: streaming, Begin: begin})
 	if !streaming {
@@ -443,15 +445,17 @@ func (c *conn) discardReply() bool {
 
 // --- what the stream from the active server brings, on a backup ---
 
-// logReply applies a frame; it returns how much the active server may show. A
-// reply that is here only in part does not count: if the active server died now,
-// it would be thrown away, and no client may have seen its beginning.
-func (c *conn) logReply(r *replicationv1.Reply) (logged uint64, ok bool) {
+// logReply applies a frame. It returns how much the active server may show, and
+// whether that is news. A reply that is here only in part does not count: if the
+// active server died now, it would be thrown away, and no client may have seen its
+// beginning.
+func (c *conn) logReply(r *replicationv1.Reply) (logged uint64, news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone != nil || c.active {
 		return 0, false
 	}
+	before := c.out.sealed
 	if r.GetBegin() {
 		c.out.discard()
 	}
@@ -472,8 +476,11 @@ func (c *conn) logReply(r *replicationv1.Reply) (logged uint64, ok bool) {
 	if r.GetClose() {
 		c.finished, c.finishedAt = true, time.Now()
 	}
+	if c.out.sealed == before && !c.finished {
+		return before, false
+	}
 	c.cond.Broadcast()
-	return c.out.sealed, true
+	return c.out.sealed, c.out.sealed > before
 }
 
 func (c *conn) confirm(logged uint64) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -331,6 +332,36 @@ func (w *replyWriter) Write(p []byte) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// ReadFrom is Write without a buffer between; io.Copy uses it. It takes no more
+// memory than the reply needs, where the reader tells how long that is.
+func (w *replyWriter) ReadFrom(r io.Reader) (n int64, err error) {
+	limited, _ := r.(*io.LimitedReader)
+	for {
+		room := piece - len(w.buf)
+		if limited != nil {
+			room = int(min(int64(room), limited.N))
+			if limited.N == 0 {
+				return n, nil
+			}
+		}
+		w.buf = slices.Grow(w.buf, room)
+		k, err := r.Read(w.buf[len(w.buf) : len(w.buf)+room])
+		w.buf = w.buf[:len(w.buf)+k]
+		n += int64(k)
+		if len(w.buf) == piece {
+			if err := w.flush(); err != nil {
+				return n, err
+			}
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 func (w *replyWriter) flush() error {

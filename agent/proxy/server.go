@@ -557,7 +557,7 @@ func (s *Server) Handle(stream Stream, f *replicationv1.Frame) {
 		if role != following {
 			return
 		}
-		if logged, ok := c.logReply(f.Reply); ok {
+		if logged, news := c.logReply(f.Reply); news {
 			stream.Send(&replicationv1.Frame{Frame: &replicationv1.Frame_Logged{
 				Logged: &replicationv1.Logged{Conn: name, Replied: logged}}})
 		}

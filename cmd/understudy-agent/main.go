@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -20,6 +19,7 @@ import (
 	"github.com/understudy-net/understudy/agent/bpf"
 	"github.com/understudy-net/understudy/agent/config"
 	"github.com/understudy-net/understudy/agent/conn"
+	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/internal/version"
 )
 
@@ -79,6 +79,7 @@ The configuration is a YAML file:
 }
 
 func run(ctx context.Context, file string, log *slog.Logger) error {
+	latency.Prepare()
 	cfg, err := config.Load(file)
 	if err != nil {
 		return err
@@ -112,10 +113,6 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 		return err
 	}
 	defer injector.Close()
-	// One processor more than there are, in Go's terms: the heartbeat's thread
-	// has real-time priority, and must not wait for another thread of this
-	// process that the kernel has put aside.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	off := map[string]bool{}
 	for _, f := range cfg.Disable {
 		off[f] = true

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"strings"
 	"syscall"
 
@@ -21,6 +20,7 @@ import (
 	"github.com/understudy-net/understudy/controller"
 	"github.com/understudy-net/understudy/controller/config"
 	"github.com/understudy-net/understudy/controller/p4rt"
+	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/internal/version"
 	"github.com/understudy-net/understudy/p4"
 )
@@ -127,9 +127,7 @@ func load(file string) (*config.Config, error) {
 }
 
 func serve(ctx context.Context, file string, logger *slog.Logger) error {
-	// More processors than there are, in Go's terms: where threads wait for the
-	// kernel, a heartbeat that has arrived must not wait behind them.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
+	latency.Prepare()
 	cfg, err := load(file)
 	if err != nil {
 		return err

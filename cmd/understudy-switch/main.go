@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/internal/version"
 	"github.com/understudy-net/understudy/p4/softswitch"
 )
@@ -97,6 +98,7 @@ func run(ctx context.Context, o options, args []string) error {
 		return fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	latency.Prepare()
 	cfg := softswitch.Config{DeviceID: o.deviceID, CPUPort: o.cpuPort, DropPort: o.dropPort,
 		FaultInjection: o.faults, Log: log}
 

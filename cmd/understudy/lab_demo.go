@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/topologies/lab"
 )
 
@@ -50,6 +51,7 @@ was wrong.`,
 	cmd.RegisterFlagCompletionFunc("faults", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("target", cobra.FixedCompletions([]string{"active", "backup"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		latency.Prepare()
 		cfg, err := demoConfig(*connections, *faults, *target)
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/topologies/lab"
 	"github.com/understudy-net/understudy/topologies/lab/load"
 )
@@ -37,6 +38,7 @@ was wrong.`,
 	size := flags.Int("size", -1, "ask for replies of this many `bytes` only, instead of the demo's mix")
 	to := flags.String("to", "", "an `address:port`, reached from here instead of from the lab's client")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		latency.Prepare()
 		cfg := load.Config{Connections: *connections, Think: *think}
 		if *size >= 0 {
 			cfg.Mix = load.Uniform(*size)
