@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/topologies/lab/app"
 )
 
@@ -30,7 +29,6 @@ each server; the load checks against it.
 	listen := cmd.Flags().String("listen", "127.0.0.1:8080", "where to listen, `address:port`")
 	name := cmd.Flags().String("name", "app", "what to call this server in its replies")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		latency.Prepare()
 		ln, err := net.Listen("tcp", *listen)
 		if err != nil {
 			return err

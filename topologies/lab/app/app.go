@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -191,9 +192,14 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request) {
 	h.write(w, r, want, Body(token))
 }
 
+const pieceSize = 64 << 10
+
+var buffers = sync.Pool{New: func() any { return new([pieceSize]byte) }}
+
 func (h *handler) write(w http.ResponseWriter, r *http.Request, want Reply, body io.Reader) {
 	flush := http.NewResponseController(w).Flush
-	buf := make([]byte, min(want.Size, 64<<10))
+	buf := buffers.Get().(*[pieceSize]byte)[:min(want.Size, pieceSize)]
+	defer buffers.Put((*[pieceSize]byte)(buf[:pieceSize]))
 	left := want.Size
 	for piece := want.Pieces; piece > 0; piece-- {
 		if want.Delay > 0 {
