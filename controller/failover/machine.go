@@ -277,13 +277,15 @@ func (m *Machine) agentUp(ev AgentUp) {
 	if s == nil {
 		return
 	}
+	// kept: it was taken for granted that this process serves, and so it does.
+	kept := s.instance == 0 && m.serves(s) && ev.Role == Active && ev.Epoch >= m.epoch
 	if s.instance != ev.Instance {
 		// Another process: whatever the old one held is gone.
-		if s.attached {
+		if s.attached || m.serves(s) && !kept {
 			m.lose(s, CauseRestarted)
 			m.settle()
 		}
-		if m.state != Unknown && m.state != Recovering {
+		if m.state != Unknown && m.state != Recovering && !kept {
 			m.forget(s)
 		}
 		s.streamFor, s.streamUp = 0, false
@@ -312,6 +314,10 @@ func (m *Machine) agentUp(ev AgentUp) {
 	}
 	m.notify(ServerUp, "%s attached%s", s, holds)
 
+	if kept && ev.Epoch > m.epoch {
+		m.dropBackup(failure{cause: "it was told so", reason: fmt.Sprintf("in epoch %d", ev.Epoch)})
+		return
+	}
 	switch m.state {
 	case Unknown, Recovering:
 		return
@@ -338,6 +344,12 @@ func (m *Machine) agentUp(ev AgentUp) {
 	case s.want.Role != NoRole:
 		m.assign(s, s.want)
 	}
+}
+
+// serves says that the server is the active one though its agent has no session:
+// it is heard through the data path.
+func (m *Machine) serves(s *server) bool {
+	return m.state == Simplex && s == m.active && !s.attached
 }
 
 // forget takes a server's part away: it is a new process, or not to be trusted.

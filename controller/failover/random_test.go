@@ -162,6 +162,10 @@ func (w *world) assigned(a Assign) {
 		}
 		w.released[a.Epoch] = a.Server
 	}
+	if st := w.m.Status(); a.Role == Fenced && st.Active == a.Server &&
+		(st.State == Simplex || st.State == Joining || st.State == Duplex) {
+		w.fault("server%d was fenced, and it is the active one of a pair that is %s", a.Server, st.State)
+	}
 	if a.Role == Backup && (a.Peer == 0 || a.Peer == a.Server) {
 		w.fault("a backup without an active server: %+v", a)
 	}

@@ -72,6 +72,7 @@ func (m *Machine) settleRecovering() {
 		// a better one.
 		a.lost = failure{cause: CauseTimedOut, since: m.now}
 		a.role = Active
+		a.want = Assign{Server: a.id, Epoch: m.epoch, Role: Active, Released: true}
 		m.become(Simplex, "%s kept, its agent is not back", a)
 	case late:
 		m.down = failure{cause: CauseTimedOut, since: m.recoverySince}
