@@ -74,8 +74,10 @@ type Machine struct {
 	// flip is a change of the active server that is being written.
 	flip *flip
 	// record is the last failover, until its release is known.
-	record   *Failover
-	step     joinStep
+	record *Failover
+	step   joinStep
+	// resumed: the pair that joins was duplex before this controller came.
+	resumed  bool
 	deadline time.Time // of the join, or of recovery
 	// recoverySince is when the switch was read.
 	recoverySince time.Time

@@ -141,7 +141,8 @@ func (w *world) step(ev Event) {
 			w.recorded(in)
 		case Notify:
 			if in.Kind == StateChanged && strings.Contains(in.Message, "-> failing over") {
-				w.guess = strings.HasPrefix(in.Message, "recovering")
+				w.guess = strings.HasPrefix(in.Message, "recovering") ||
+					strings.HasPrefix(in.Message, "joining") && w.m.resumed
 			}
 		}
 	}

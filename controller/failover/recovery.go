@@ -40,7 +40,7 @@ func (m *Machine) settleRecovering() {
 		m.become(Simplex, "%s kept", a)
 	case aHere && pFollows:
 		m.backup = p
-		m.step = joinStreaming
+		m.step, m.resumed = joinStreaming, true
 		m.deadline = m.now.Add(resumeTimeout)
 		m.assign(a, Assign{Epoch: m.epoch, Role: Active, Released: true, Peer: p.id})
 		m.assign(p, Assign{Epoch: m.epoch, Role: Backup, Peer: a.id})

@@ -219,7 +219,7 @@ func (m *Machine) settleJoiner() {
 		m.backup = s
 		s.role = Backup
 		s.want = Assign{}
-		m.step = joinWriting
+		m.step, m.resumed = joinWriting, false
 		m.deadline = m.now.Add(m.config.JoinTimeout)
 		m.writeMembers(m.active, s)
 		m.writeActive(m.active)
@@ -254,6 +254,8 @@ func (m *Machine) settleJoining() {
 	aWhy, aBad := m.failed(a, b)
 	bWhy, bBad := m.failed(b, a)
 	switch {
+	case aBad && m.resumed && b.well() && (aWhy.cause != CauseHeartbeats || !bBad):
+		m.flipTo(b, aWhy, false)
 	case aBad && !bBad && m.fresh(b):
 		m.flipTo(b, aWhy, true)
 	case bBad:
