@@ -191,10 +191,11 @@ func New(opts Options) (*Session, error) {
 }
 
 // dialTCP lets the kernel notice within a few seconds that the other end is
-// gone. Pings by HTTP/2 are not used: servers written in C++ end a connection
+// gone, and does not wait for one that does not answer for longer than it takes
+// to ask again. Pings by HTTP/2 are not used: servers written in C++ end a connection
 // that has many of them.
 func dialTCP(ctx context.Context, address string) (net.Conn, error) {
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+	d := net.Dialer{Timeout: 2 * time.Second, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3,
 	}}
 	d.SetMultipathTCP(false)
@@ -256,6 +257,9 @@ func (s *Session) connect(ctx context.Context) (err error) {
 		return err
 	}
 	defer streamConn.Close()
+	// In this order: a write that the switch does not answer ends with its
+	// connection, and nobody waits for it.
+	defer s.unready()
 	writeConn, err := s.dial()
 	if err != nil {
 		return err
@@ -276,7 +280,6 @@ func (s *Session) connect(ctx context.Context) (err error) {
 		return err
 	}
 	readers.Go(func() { c.ended <- s.read(ctx, c) })
-	defer s.unready()
 	return s.serve(ctx, c)
 }
 

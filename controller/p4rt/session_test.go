@@ -67,6 +67,7 @@ type device struct {
 	writes    []*p4v1.WriteRequest
 	pipelines int
 	refuse    func(*p4v1.WriteRequest) error
+	cut       context.CancelFunc // ends the latest stream, and nothing else
 }
 
 func listen(t testing.TB, address string) net.Listener {
@@ -187,7 +188,12 @@ func (p *proxy) Read(r *p4v1.ReadRequest, down p4v1.P4Runtime_ReadServer) error 
 }
 
 func (p *proxy) StreamChannel(down p4v1.P4Runtime_StreamChannelServer) error {
-	up, err := p.d.upstream.StreamChannel(down.Context())
+	ctx, cancel := context.WithCancel(down.Context())
+	defer cancel()
+	p.d.mu.Lock()
+	p.d.cut = cancel
+	p.d.mu.Unlock()
+	up, err := p.d.upstream.StreamChannel(ctx)
 	if err != nil {
 		return err
 	}
@@ -403,6 +409,40 @@ func TestPutFailsAndIsRepeated(t *testing.T) {
 	want.Groups[0].Replicas = []Replica{{3, 2}}
 	if diff := cmp.Diff(want.String(), o.read(t)); diff != "" {
 		t.Errorf("what the switch has (-want +got):\n%s", diff)
+	}
+}
+
+// A write that the switch does not answer does not keep the session from being
+// opened anew when its stream ends.
+func TestStreamEndsDuringAWrite(t *testing.T) {
+	checkLeaks(t)
+	d := newDevice(t, "127.0.0.1:0")
+	o := run(t, d, example(), func(o *Options) { o.WriteTimeout = deadline })
+	o.await(t, Ready)
+	arrived, release := make(chan struct{}), make(chan struct{})
+	t.Cleanup(sync.OnceFunc(func() { close(release) }))
+	d.refuseWrites(func(*p4v1.WriteRequest) error {
+		close(arrived)
+		<-release
+		return status.Error(codes.Aborted, "too late")
+	})
+	put := make(chan error, 1)
+	go func() { put <- o.Put(t.Context(), []Entry{activeOf(1, 2, 8)}, nil) }()
+	<-arrived
+	d.refuseWrites(nil)
+	began := time.Now()
+	d.mu.Lock()
+	d.cut()
+	d.mu.Unlock()
+	if err := <-put; err == nil {
+		t.Error("a write that was not answered is said to be done")
+	}
+	o.await(t, Ready)
+	if took := time.Since(began); took > deadline/2 {
+		t.Errorf("ready again after %v", took)
+	}
+	if err := o.Put(t.Context(), []Entry{activeOf(1, 2, 8)}, nil); err != nil {
+		t.Error(err)
 	}
 }
 
