@@ -292,6 +292,7 @@ func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) 
 		for _, p := range l.pairs {
 			l.step(p, now, pairState(have, p.config))
 			st := p.machine.Status()
+			p.writer.begin(st.Epoch)
 			if st.Active != 0 {
 				want.Entries = append(want.Entries, activeEntry(p.config.ID, st.Active, st.Epoch))
 			}

@@ -27,6 +27,7 @@ type writer struct {
 
 	mu      sync.Mutex
 	pending wish
+	since   uint64        // wishes of epochs before this one are void
 	wake    chan struct{} // a token: something has changed
 }
 
@@ -58,6 +59,17 @@ func (w *writer) want(x wish) {
 	}
 	w.mu.Unlock()
 	w.retry()
+}
+
+// begin makes void what was wanted in epochs before this one, and is not written
+// yet: somebody else has written this one.
+func (w *writer) begin(epoch uint64) {
+	w.mu.Lock()
+	w.since = epoch
+	if w.pending.epoch < epoch {
+		w.pending = wish{}
+	}
+	w.mu.Unlock()
 }
 
 // retry ends a pause between attempts.
@@ -107,6 +119,9 @@ func (w *writer) Run(ctx context.Context) error {
 			w.failed(x.epoch, err)
 		}
 		w.mu.Lock()
+		if x.epoch < w.since {
+			x = wish{}
+		}
 		// What has been wished for meanwhile is newer.
 		if w.pending.epoch == 0 {
 			w.pending.epoch = x.epoch
