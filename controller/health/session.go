@@ -121,6 +121,9 @@ type AgentServer struct {
 	helloTimeout time.Duration
 }
 
+// window is how many bytes an agent may send before they are read.
+const window = 1 << 16
+
 // NewAgentServer returns a server that has not begun to serve. log may be nil.
 func NewAgentServer(handler Handler, log *slog.Logger) *AgentServer {
 	if log == nil {
@@ -129,6 +132,11 @@ func NewAgentServer(handler Handler, log *slog.Logger) *AgentServer {
 	s := &AgentServer{handler: handler, log: log, helloTimeout: 5 * time.Second}
 	s.grpc = grpc.NewServer(
 		grpc.WaitForHandlers(true),
+		// An agent has one session. What it may send before it is read is fixed: else
+		// gRPC measures the path, with a ping for nearly every sign of life.
+		grpc.MaxConcurrentStreams(8),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		// Only a host that is gone is silent for as long as this. Faster than that
 		// are heartbeats; and a process that dies closes its connection.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),

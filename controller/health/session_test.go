@@ -234,7 +234,13 @@ type deafListener struct {
 
 type deafConn struct {
 	net.Conn
-	err atomic.Pointer[error]
+	err    atomic.Pointer[error]
+	writes atomic.Int64
+}
+
+func (d *deafConn) Write(b []byte) (int, error) {
+	d.writes.Add(1)
+	return d.Conn.Write(b)
 }
 
 func (l deafListener) Accept() (net.Conn, error) {
@@ -280,6 +286,26 @@ func TestTimesOut(t *testing.T) {
 				t.Error(got)
 			}
 		})
+	}
+}
+
+// Signs of life are taken without an answer of any kind: there are hundreds of
+// them per second.
+func TestAliveIsNotAnswered(t *testing.T) {
+	conns := make(chan *deafConn, 1)
+	s, address := serve(t, func(l net.Listener) net.Listener { return deafListener{l, conns} })
+	a := connect(t, address)
+	a.send(t, hello("server1"))
+	s.next(t)
+	conn := <-conns
+	before := conn.writes.Load()
+	const n = 50
+	for range n {
+		a.send(t, &agentv1.AgentMessage{Message: &agentv1.AgentMessage_Alive{Alive: &agentv1.Alive{}}})
+		s.next(t)
+	}
+	if w := conn.writes.Load() - before; w > n/10 {
+		t.Errorf("%d writes for %d signs of life", w, n)
 	}
 }
 

@@ -304,12 +304,19 @@ func (s *Session) bid(c *connection, id ElectionID) error {
 	return nil
 }
 
+// window is how many bytes the switch may send before they are read.
+const window = 1 << 20
+
 func (s *Session) dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+s.opts.Address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(s.opts.Dial),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
+		// A window of its own choice lets gRPC measure the path, with a ping for
+		// nearly every packet-in.
+		grpc.WithStaticStreamWindowSize(window),
+		grpc.WithStaticConnWindowSize(window),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(256<<20), grpc.MaxCallSendMsgSize(256<<20)),
 	)
 }

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -560,6 +561,13 @@ func TestSyncFails(t *testing.T) {
 	o.await(t, Ready)
 }
 
+// heartbeatFrame is what the example has the switch punt.
+var heartbeatFrame = []byte{
+	2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2, 8, 0, // Ethernet
+	0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0x64, 0xcd, 10, 0, 1, 2, 10, 0, 1, 1, // IPv4
+	0x24, 0xb9, 0x24, 0xb9, 0, 10, 0, 0, 'h', 'i', // UDP
+}
+
 func TestPacketInAndCounters(t *testing.T) {
 	checkLeaks(t)
 	d := newDevice(t, "127.0.0.1:0")
@@ -572,11 +580,7 @@ func TestPacketInAndCounters(t *testing.T) {
 		opts.PacketIn = func(port uint32, data []byte) { packets <- packet{port, append([]byte(nil), data...)} }
 	})
 	o.await(t, Ready)
-	frame := []byte{
-		2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2, 8, 0, // Ethernet
-		0x45, 0, 0, 30, 0, 0, 0, 0, 64, 17, 0x64, 0xcd, 10, 0, 1, 2, 10, 0, 1, 1, // IPv4
-		0x24, 0xb9, 0x24, 0xb9, 0, 10, 0, 0, 'h', 'i', // UDP
-	}
+	frame := heartbeatFrame
 	if err := d.link.Inject(t.Context(), frame); err != nil {
 		t.Fatal(err)
 	}
@@ -601,6 +605,49 @@ func TestPacketInAndCounters(t *testing.T) {
 	}
 	if _, err := o.Counters(t.Context(), "dorp_counter"); err == nil {
 		t.Error("a counter that is not there was read")
+	}
+}
+
+// countingConn counts what is written to it.
+type countingConn struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c countingConn) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+// Packets from the switch are taken without an answer of any kind: heartbeats are
+// hundreds per second.
+func TestPacketInIsNotAnswered(t *testing.T) {
+	checkLeaks(t)
+	d := newDevice(t, "127.0.0.1:0")
+	packets := make(chan struct{}, 1)
+	var writes atomic.Int64
+	o := run(t, d, example(), func(opts *Options) {
+		opts.PacketIn = func(uint32, []byte) { packets <- struct{}{} }
+		opts.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			c, err := dialTCP(ctx, address)
+			return countingConn{c, &writes}, err
+		}
+	})
+	o.await(t, Ready)
+	before := writes.Load()
+	const n = 50
+	for range n {
+		if err := d.link.Inject(t.Context(), heartbeatFrame); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-packets:
+		case <-time.After(deadline):
+			t.Fatal("no packet came up")
+		}
+	}
+	if w := writes.Load() - before; w > n/10 {
+		t.Errorf("%d writes for %d packets", w, n)
 	}
 }
 
