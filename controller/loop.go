@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -23,8 +24,9 @@ import (
 	"github.com/understudy-net/understudy/controller/p4rt"
 )
 
-// loop owns the state of all pairs. Everything enters as an input; nothing else
-// touches what is below "owned".
+// loop owns the state of all pairs. Everything enters as an input, which is
+// handled in the goroutine that brings it, one at a time: no other goroutine has
+// to wake up between an event and what is done about it. Its task is time.
 type loop struct {
 	cfg      *config.Config
 	log      *slog.Logger
@@ -32,11 +34,13 @@ type loop struct {
 	standing []p4rt.Entry
 	pairs    []*pair          // by pair id - 1; the list is immutable
 	servers  map[string]place // immutable
-	inputs   chan input
 	// stopped is closed when the loop takes no more inputs.
 	stopped chan struct{}
 
-	// owned
+	// mu guards what follows, and what is owned in each pair. Nothing that is done
+	// under it waits for the network.
+	mu       sync.Mutex
+	ctx      context.Context // of Run; nil before
 	history  *history
 	watchers map[*watcher]bool
 	requests map[uint64]chan<- failover.Reply
@@ -50,7 +54,7 @@ type pair struct {
 	listed   []*adminv1.Service
 	writer   *writer
 
-	// owned by the loop
+	// owned by the loop, guarded by its mutex
 	machine     *failover.Machine
 	sessions    []*health.Session // by replica - 1; nil when there is none
 	replication []string          // addresses, by replica - 1
@@ -76,7 +80,6 @@ func newLoop(cfg *config.Config, log *slog.Logger, secret []byte, h *history) *l
 		cfg: cfg, log: log, secret: secret, history: h,
 		standing: standing(cfg),
 		servers:  map[string]place{},
-		inputs:   make(chan input, 4096),
 		stopped:  make(chan struct{}),
 		watchers: map[*watcher]bool{},
 		requests: map[uint64]chan<- failover.Reply{},
@@ -140,68 +143,14 @@ func (l *loop) places() map[health.Place]health.Server {
 
 func (l *loop) String() string { return "loop" }
 
-// post hands an input to the loop. Once the loop has ended it does nothing.
+// post handles an input. Once the loop has ended it does nothing: what ends with
+// it, sessions above all, is no event any more.
 func (l *loop) post(in input) {
-	select {
-	case l.inputs <- in:
-	case <-l.stopped:
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended() {
+		return
 	}
-}
-
-var errStopped = errors.New("the controller is stopping")
-
-// call runs f in the loop and waits for it.
-func (l *loop) call(ctx context.Context, f func()) error {
-	done := make(chan struct{})
-	select {
-	case l.inputs <- input{do: func() { f(); close(done) }}:
-	case <-l.stopped:
-		return errStopped
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-done:
-		return nil
-	case <-l.stopped:
-		return errStopped
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Run handles inputs until ctx ends. What ends with it, sessions above all, is
-// no event any more.
-func (l *loop) Run(ctx context.Context) error {
-	defer close(l.stopped)
-	ticker := time.NewTicker(max(l.cfg.Heartbeat.Interval/4, time.Millisecond))
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case in := <-l.inputs:
-			if ctx.Err() != nil {
-				return nil
-			}
-			l.handle(in)
-		case <-ticker.C:
-			// What has been heard before comes before the tick that asks for it.
-			for n := len(l.inputs); n > 0; n-- {
-				l.handle(<-l.inputs)
-			}
-			if ctx.Err() != nil {
-				return nil
-			}
-			now := time.Now()
-			for _, p := range l.pairs {
-				l.step(p, now, failover.Tick{})
-			}
-		}
-	}
-}
-
-func (l *loop) handle(in input) {
 	if in.do != nil {
 		in.do()
 		return
@@ -209,7 +158,62 @@ func (l *loop) handle(in input) {
 	l.step(in.pair, time.Now(), in.event)
 }
 
-// step carries out what a machine intends.
+// ended is true once Run's context is over.
+func (l *loop) ended() bool { return l.ctx != nil && l.ctx.Err() != nil }
+
+var errStopped = errors.New("the controller is stopping")
+
+// call runs f as an input.
+func (l *loop) call(ctx context.Context, f func()) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	done := false
+	l.post(input{do: func() { f(); done = true }})
+	if !done {
+		return errStopped
+	}
+	return nil
+}
+
+// Run lets time pass until ctx ends.
+func (l *loop) Run(ctx context.Context) error {
+	defer close(l.stopped)
+	l.mu.Lock()
+	l.ctx = ctx
+	l.mu.Unlock()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			timer.Reset(l.tick())
+		}
+	}
+}
+
+// tick returns when the next one is due: twice in an interval, and as soon as
+// silence lasts too long.
+func (l *loop) tick() time.Duration {
+	wait := max(l.cfg.Heartbeat.Interval/2, time.Millisecond)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended() {
+		return wait
+	}
+	now := time.Now()
+	for _, p := range l.pairs {
+		l.step(p, now, failover.Tick{})
+		if due := p.machine.Due(); !due.IsZero() {
+			wait = min(wait, due.Sub(now))
+		}
+	}
+	return wait
+}
+
+// step carries out what a machine intends. The caller holds l.mu.
 func (l *loop) step(p *pair, now time.Time, ev failover.Event) {
 	intents := p.machine.Step(now, ev)
 	if len(intents) == 0 {

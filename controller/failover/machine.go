@@ -442,6 +442,30 @@ func (m *Machine) tick() {
 	}
 }
 
+// Due is the next time at which a silence may have lasted too long, if nothing is
+// heard until then; zero for none. It is after the last step's time. A Tick at that
+// time is not required, but sees it at once.
+func (m *Machine) Due() time.Time {
+	var due time.Time
+	limit := m.limit()
+	for _, s := range m.servers {
+		for _, at := range []struct {
+			pulse *pulse
+			limit time.Duration
+		}{{&s.beat, limit}, {&s.beat, pathPatience * limit}, {&s.alive, limit}} {
+			if !at.pulse.seen() {
+				continue
+			}
+			// One more than the longest silence that is allowed.
+			t := at.pulse.last.Add(at.pulse.excused + at.limit + 1)
+			if t.After(m.now) && (due.IsZero() || t.Before(due)) {
+				due = t
+			}
+		}
+	}
+	return due
+}
+
 // limit is how long a server may be silent.
 func (m *Machine) limit() time.Duration {
 	return time.Duration(m.config.Missed) * m.config.Interval

@@ -418,3 +418,36 @@ func (st *stage) run(d time.Duration) []string {
 	}
 	return lines
 }
+
+// With a Tick whenever one is due, silence is seen in the moment that it has
+// lasted too long.
+func TestDue(t *testing.T) {
+	st := newStage()
+	for _, c := range []string{"duplex", "mute server1"} {
+		if _, err := st.command(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := st.m.servers[0].beat.last
+	for range 20 {
+		// server2 goes on, and the ticks of every 5 ms do not fall together with it.
+		next := st.now.Add(5*time.Millisecond - st.now.Sub(last)%(5*time.Millisecond))
+		due := st.m.Due()
+		if !due.IsZero() && due.Before(next) {
+			st.now = due
+		} else if st.now = next; st.now.Sub(last)%(10*time.Millisecond) == 0 {
+			st.heartbeat(2, true)
+		}
+		st.step(Tick{})
+		if !due.IsZero() && !due.After(st.now.Add(-time.Millisecond)) {
+			t.Fatalf("due at %v, and it is %v", due.Sub(last), st.now.Sub(last))
+		}
+		if st.m.Status().State == FailingOver {
+			if after := st.now.Sub(last); after != 30*time.Millisecond+1 {
+				t.Errorf("decided %v after the last heartbeat", after)
+			}
+			return
+		}
+	}
+	t.Errorf("the pair is %s", st.m.Status().State)
+}
