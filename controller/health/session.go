@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,16 +37,16 @@ const (
 	TimedOut
 )
 
-// Handler receives what happens in sessions. Its methods are called in the
-// goroutine of the session concerned, in order for each session, and must not
-// block for long.
+// Handler receives what happens in sessions. Its methods are called one at a time
+// and in order for each session, and must not block for long.
 type Handler interface {
 	// Attached is called first. An error ends the session with that error; no
 	// other method is called then.
 	Attached(*Session, *agentv1.Hello) error
 	// Message is called for each later message.
 	Message(*Session, *agentv1.AgentMessage)
-	// Detached is called last.
+	// Detached is called last, in the moment in which the connection is seen to end:
+	// what had arrived just before may then be lost.
 	Detached(*Session, End)
 }
 
@@ -164,7 +166,7 @@ func (s *AgentServer) Serve(ctx context.Context, l net.Listener) error {
 func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 	ctx := stream.Context()
 	session := &Session{ID: s.ids.Add(1), out: make(chan *agentv1.Assignment, queued)}
-	var conn *conn
+	var conn *conn // nil for other transports
 	if p, ok := peer.FromContext(ctx); ok {
 		session.Remote = p.Addr.String()
 		if a, ok := p.Addr.(connAddr); ok {
@@ -179,6 +181,29 @@ func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 	if err := s.handler.Attached(session, hello); err != nil {
 		s.log.Warn("agent refused", "server", session.Server, "remote", session.Remote, "error", err)
 		return err
+	}
+
+	// The goroutine that reads the connection tells its end itself: on the way to a
+	// failover, this one would have to be woken first.
+	var order sync.Mutex
+	detached := false
+	detach := func() {
+		order.Lock()
+		defer order.Unlock()
+		if !detached {
+			detached = true
+			s.handler.Detached(session, end(conn))
+		}
+	}
+	message := func(m *agentv1.AgentMessage) {
+		order.Lock()
+		defer order.Unlock()
+		if !detached {
+			s.handler.Message(session, m)
+		}
+	}
+	if conn != nil {
+		defer conn.whenEnded(session.ID, detach)()
 	}
 
 	done := make(chan struct{})
@@ -199,12 +224,12 @@ func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			s.handler.Detached(session, end(conn, err))
+			detach()
 			close(done)
 			sender.Wait()
 			return nil
 		}
-		s.handler.Message(session, m)
+		message(m)
 	}
 }
 
@@ -235,7 +260,7 @@ func (s *AgentServer) hello(stream agentv1.AgentControl_SessionServer) (*agentv1
 
 // end tells a death from a silence. The connection knows: gRPC says "canceled"
 // for both.
-func end(c *conn, err error) End {
+func end(c *conn) End {
 	if c == nil {
 		return Closed
 	}
@@ -260,6 +285,30 @@ func (l listener) Accept() (net.Conn, error) {
 type conn struct {
 	net.Conn
 	cause atomic.Pointer[End]
+
+	mu   sync.Mutex
+	tell map[uint64]func() // by session
+	over bool              // Read has failed
+}
+
+// whenEnded has f called once Read fails, in the goroutine that reads; at once if
+// it has already. forget must be called when the session is over.
+func (c *conn) whenEnded(session uint64, f func()) (forget func()) {
+	c.mu.Lock()
+	over := c.over
+	if c.tell == nil {
+		c.tell = map[uint64]func(){}
+	}
+	c.tell[session] = f
+	c.mu.Unlock()
+	if over {
+		f()
+	}
+	return func() {
+		c.mu.Lock()
+		delete(c.tell, session)
+		c.mu.Unlock()
+	}
 }
 
 // connAddr is how a call's handler finds the connection that it came on.
@@ -272,8 +321,14 @@ func (c *conn) RemoteAddr() net.Addr { return connAddr{c.Conn.RemoteAddr(), c} }
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err != nil {
-		c.ended(err)
+	if err != nil && c.ended(err) {
+		c.mu.Lock()
+		c.over = true
+		tell := slices.Collect(maps.Values(c.tell))
+		c.mu.Unlock()
+		for _, f := range tell {
+			f()
+		}
 	}
 	return n, err
 }
@@ -296,7 +351,9 @@ func (c *conn) Close() error {
 // ended keeps the first error. A connection that we close ourselves, because the
 // other side does not answer, fails with net.ErrClosed; a kernel that gives up
 // fails with ETIMEDOUT.
-func (c *conn) ended(err error) {
+//
+// It is false for what is no end.
+func (c *conn) ended(err error) bool {
 	how := Closed
 	var network net.Error
 	switch {
@@ -304,7 +361,8 @@ func (c *conn) ended(err error) {
 		errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		how = TimedOut
 	case errors.As(err, &network) && network.Timeout():
-		return // a deadline of the transport's own
+		return false // a deadline of the transport's own
 	}
 	c.cause.CompareAndSwap(nil, &how)
+	return true
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -286,6 +287,43 @@ func TestTimesOut(t *testing.T) {
 				t.Error(got)
 			}
 		})
+	}
+}
+
+// readerScribe notes who tells it of a session's end.
+type readerScribe struct {
+	*scribe
+	stack chan string
+}
+
+func (r readerScribe) Detached(x *Session, how End) {
+	r.stack <- string(debug.Stack())
+	r.scribe.Detached(x, how)
+}
+
+// A dead connection is told by the goroutine that reads it: nobody else has to
+// wake up first. Once.
+func TestEndIsToldAtOnce(t *testing.T) {
+	r := readerScribe{stack: make(chan string, 10)}
+	s, address := serve(t, nil, func(s *AgentServer) {
+		r.scribe = s.handler.(*scribe)
+		s.handler = r
+	})
+	a := connect(t, address)
+	a.send(t, hello("server1"))
+	s.next(t)
+	a.tcp.Close()
+	if got := s.next(t); got != "detached 1 closed" {
+		t.Error(got)
+	}
+	if stack := <-r.stack; !strings.Contains(stack, "(*conn).Read") {
+		t.Errorf("told by\n%s", stack)
+	}
+	// The next session shows that nothing else came.
+	b := connect(t, address)
+	b.send(t, hello("server1"))
+	if got := s.next(t); got != "attached 2 server1" {
+		t.Error(got)
 	}
 }
 
