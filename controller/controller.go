@@ -48,7 +48,7 @@ type Options struct {
 
 // Controller is one controller. It is made by New and runs once.
 type Controller struct {
-	log     *slog.Logger
+	journal *journal
 	loop    *loop
 	session *p4rt.Session
 	agents  net.Listener
@@ -70,7 +70,8 @@ func New(opts Options) (_ *Controller, err error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg := opts.Config
-	c := &Controller{log: opts.Logger, agents: opts.Agents, admin: opts.Admin}
+	c := &Controller{journal: newJournal(opts.Logger.Handler()), agents: opts.Agents, admin: opts.Admin}
+	opts.Logger = slog.New(c.journal)
 	defer func() {
 		if err != nil {
 			c.close()
@@ -111,11 +112,13 @@ func New(opts Options) (_ *Controller, err error) {
 		PacketIn: beats.Packet,
 		Changed: func(st p4rt.Status) {
 			adminServer.SetServing(st == p4rt.Ready)
+			if st == p4rt.Ready {
+				l.switchReady()
+			}
 			opts.Logger.Info("switch session", "switch", cfg.Switch.Name, "status", st)
 			if st != p4rt.Ready {
 				return
 			}
-			l.switchReady()
 			if ready != nil {
 				ready()
 				ready = nil
@@ -164,6 +167,8 @@ func (c *Controller) AdminAddr() net.Addr { return c.admin.Addr() }
 // that it has started has ended when it returns. The switch is left as it is.
 func (c *Controller) Run(ctx context.Context) error {
 	defer c.close()
+	go c.journal.run()
+	defer c.journal.close()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, t := range c.tasks {
 		group.Go(func() error {

@@ -192,11 +192,16 @@ type running struct {
 
 func start(t testing.TB, cfg *config.Config) *running {
 	t.Helper()
+	return startWith(t, cfg, testLog(t))
+}
+
+func startWith(t testing.TB, cfg *config.Config, log *slog.Logger) *running {
+	t.Helper()
 	ready := make(chan struct{})
 	c, err := New(Options{
 		Config:   cfg,
 		Pipeline: p4rt.Pipeline{Info: p4.Info(), Device: p4.JSON()},
-		Logger:   testLog(t),
+		Logger:   log,
 		Rand:     rand.New(rand.NewPCG(1, 2)),
 		Ready:    func() { close(ready) },
 	})
