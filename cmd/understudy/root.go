@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,9 @@ runs a laboratory of network namespaces on this host.`,
 		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		// Without a command there is nothing to do; a wrong one is an error.
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	c := &controller{}
@@ -41,7 +44,29 @@ $`+addressVariable+`, else the lab's if there is one, else
 		newPairs(c), newSwitchOver(c), newFailovers(c), newWatch(c),
 		newLab(), newVersion(),
 	)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
+	sayUsage(root)
 	return root
+}
+
+// seeHelp adds to an error about the command line where to read how it is right.
+func seeHelp(cmd *cobra.Command, err error) error {
+	return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
+}
+
+// sayUsage has a command and all below it say so when arguments are wrong.
+func sayUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return seeHelp(cmd, err)
+			}
+			return nil
+		}
+	}
+	for _, c := range cmd.Commands() {
+		sayUsage(c)
+	}
 }
 
 // defaultAddress says which controller is meant if none is named.

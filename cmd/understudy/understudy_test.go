@@ -268,6 +268,37 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 }
 
+// Whatever is wrong with a command line is told in one line that says what to do.
+func TestWrongCommandLines(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"bogus"}, `unknown command "bogus" for "understudy"; see understudy --help`},
+		{[]string{"lab", "bogus"}, "see understudy lab --help"},
+		{[]string{"--bogus"}, "unknown flag: --bogus; see understudy --help"},
+		{[]string{"pairs", "--bogus"}, "unknown flag: --bogus; see understudy pairs --help"},
+		{[]string{"pairs", "-o", "xml"}, "want table or json; see understudy pairs --help"},
+		{[]string{"pairs", "a", "b"}, "see understudy pairs --help"},
+		{[]string{"switch-over"}, "see understudy switch-over --help"},
+		{[]string{"pairs", "--address", ""}, "host:port or unix:PATH"},
+		{[]string{"pairs", "--address", "unix:"}, "host:port or unix:PATH"},
+		{[]string{"pairs", "--address", "127.0.0.1"}, "host:port or unix:PATH"},
+		{[]string{"pairs", "--address", "host:1\nb"}, "host:port or unix:PATH"},
+		{[]string{"pairs", "--address", "unix:/nonexistent/socket"}, "no such file or directory; start it, or name another one"},
+	} {
+		out, err := run(t, tc.args...)
+		switch {
+		case err == nil:
+			t.Errorf("%q is not an error:\n%s", tc.args, out)
+		case !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n"):
+			t.Errorf("%q: %q, want one line with %q", tc.args, err, tc.want)
+		case out != "":
+			t.Errorf("%q printed %q", tc.args, out)
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	want := "understudy " + version.String()
 	for _, args := range [][]string{{"version"}, {"--version"}} {
