@@ -323,7 +323,9 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 	if !ok {
 		return status.Errorf(codes.NotFound, "no server %q in the controller's configuration; correct the agent's name, or add it to a pair", h.GetServer())
 	}
-	if h.GetEpoch() > failover.MaxEpoch {
+	// Epochs that were given out after the highest claim are higher than it; the
+	// last few of them, by a controller before this one, are not in the switch.
+	if h.GetEpoch() > max(failover.MaxEpoch, l.epoch(at.pair)+epochSlack) {
 		return status.Errorf(codes.InvalidArgument, "epoch %d cannot be; restart the agent", h.GetEpoch())
 	}
 	if h.GetInstance() == 0 {
@@ -348,6 +350,16 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 		})
 	}})
 	return nil
+}
+
+// epochSlack is how far an agent may be ahead of the pair's epoch.
+const epochSlack = 1 << 10
+
+// epoch is that of a pair now.
+func (l *loop) epoch(p *pair) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return p.machine.Status().Epoch
 }
 
 // roleOf is false for a role of a later version.

@@ -22,6 +22,7 @@ import (
 
 	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
 	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
+	"github.com/understudy-net/understudy/controller/failover"
 	"github.com/understudy-net/understudy/controller/p4rt"
 	"github.com/understudy-net/understudy/p4"
 )
@@ -420,4 +421,27 @@ func TestFlipTimes(t *testing.T) {
 	}
 	t.Logf("decided to written: median %v, longest %v; decided to released: median %v, longest %v",
 		written[5], written[9], released[5], released[9])
+}
+
+// An agent claims the highest epoch that can be claimed. The epochs that follow
+// are higher, and agents that come back with them are not refused.
+func TestHighestClaim(t *testing.T) {
+	checkLeaks(t)
+	cfg, l, c, admin, a1, a2 := duplexLab(t)
+	a2.kill()
+	awaitPair(t, admin, simplex, active, noRole)
+	liar := &agent{instance: 1, assigned: &agentv1.Assignment{
+		Role: agentv1.Role_ROLE_BACKUP, Epoch: failover.MaxEpoch, Heartbeat: a2.last().GetHeartbeat(),
+	}}
+	servers := cfg.Pairs[0].Servers
+	startAgent(t, l, c.AgentAddr().String(), servers[1], liar)
+	pair := awaitPair(t, admin, duplex, active, backup)
+	if pair.GetEpoch() <= failover.MaxEpoch {
+		t.Fatalf("epoch %d", pair.GetEpoch())
+	}
+	before := a1
+	a1.kill()
+	awaitPair(t, admin, simplex, noRole, active)
+	startAgent(t, l, c.AgentAddr().String(), servers[0], before)
+	awaitPair(t, admin, duplex, backup, active)
 }
