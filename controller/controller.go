@@ -2,7 +2,9 @@
 
 // Package controller decides who is active. It joins its rooms: one loop owns
 // the state machines of all pairs (failover), and tasks around it talk to the
-// switch (p4rt), to the agents (health) and to operators (admin).
+// switch (p4rt), to the agents (health) and to operators (admin). Each event is
+// handled by the goroutine that brings it, one at a time; what follows from it is
+// handed to the tasks that write and send, and waits for nobody.
 //
 //	agents --sessions--> health --+                  +--> writer --> p4rt --> switch
 //	                              |    +------+      |

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -346,7 +347,7 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 			Server: at.replica, Session: s.ID, Instance: h.GetInstance(),
 			Role: role, Epoch: h.GetEpoch(),
 			ApplicationUp: h.GetHealth().GetApplicationUp(), LinkDown: h.GetHealth().GetLinkDown(),
-			Reason: h.GetHealth().GetReason(),
+			Reason: short(h.GetHealth().GetReason()),
 		})
 	}})
 	return nil
@@ -360,6 +361,18 @@ func (l *loop) epoch(p *pair) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return p.machine.Status().Epoch
+}
+
+// longestReason is how many bytes of an agent's reason are kept: it is repeated in
+// every event.
+const longestReason = 256
+
+// short cuts a reason.
+func short(reason string) string {
+	if len(reason) <= longestReason {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:longestReason], "") + "..."
 }
 
 // roleOf is false for a role of a later version.
@@ -378,7 +391,7 @@ func (l *loop) Message(s *health.Session, m *agentv1.AgentMessage) {
 	case *agentv1.AgentMessage_Health:
 		in.event = failover.Health{
 			Server: at.replica, Session: s.ID,
-			Up: m.Health.GetApplicationUp(), LinkDown: m.Health.GetLinkDown(), Reason: m.Health.GetReason(),
+			Up: m.Health.GetApplicationUp(), LinkDown: m.Health.GetLinkDown(), Reason: short(m.Health.GetReason()),
 		}
 	case *agentv1.AgentMessage_Alive:
 		in.event = failover.AliveSeen{Server: at.replica, Session: s.ID, At: time.Now()}
@@ -396,7 +409,7 @@ func (l *loop) Message(s *health.Session, m *agentv1.AgentMessage) {
 	case *agentv1.AgentMessage_Replication:
 		in.event = failover.Replication{
 			Server: at.replica, Session: s.ID,
-			Epoch: m.Replication.GetEpoch(), Up: m.Replication.GetUp(), Reason: m.Replication.GetReason(),
+			Epoch: m.Replication.GetEpoch(), Up: m.Replication.GetUp(), Reason: short(m.Replication.GetReason()),
 		}
 	case *agentv1.AgentMessage_Protection:
 		in.do = func() {

@@ -445,3 +445,24 @@ func TestHighestClaim(t *testing.T) {
 	startAgent(t, l, c.AgentAddr().String(), servers[0], before)
 	awaitPair(t, admin, duplex, backup, active)
 }
+
+// An agent may have much to say about what is wrong; it is not kept.
+func TestLongReason(t *testing.T) {
+	checkLeaks(t)
+	_, _, _, admin, _, a2 := duplexLab(t)
+	events, err := admin.WatchEvents(t.Context(), &adminv1.WatchEventsRequest{})
+	if _, err := first(events, err); err != nil {
+		t.Fatal(err)
+	}
+	a2.health(false, strings.Repeat("\u00e9", 100_000))
+	awaitPair(t, admin, simplex, active, fenced)
+	for range 2 {
+		e, err := events.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(e.GetMessage()); n > 2*longestReason {
+			t.Errorf("an event of %d bytes", n)
+		}
+	}
+}
