@@ -29,16 +29,21 @@ func (s *session) send(m *agentv1.AgentMessage) {
 }
 
 const (
-	sessionQueue = 256
-	redialMin    = 20 * time.Millisecond
-	redialMax    = time.Second
+	sessionQueue  = 256
+	sessionWindow = 1 << 16 // bytes that the controller may send before they are read
+	redialMin     = 20 * time.Millisecond
+	redialMax     = time.Second
 )
 
 // keepSession opens a session, and another one when it ends, until ctx ends.
 func (a *Agent) keepSession(ctx context.Context) error {
 	cc, err := grpc.NewClient(a.cfg.Controller,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}))
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}),
+		// Windows of its own choice let gRPC measure the path, with a ping for nearly
+		// every message.
+		grpc.WithStaticStreamWindowSize(sessionWindow),
+		grpc.WithStaticConnWindowSize(sessionWindow))
 	if err != nil {
 		return fmt.Errorf("controller %q: %w", a.cfg.Controller, err)
 	}
