@@ -127,7 +127,8 @@ func (s *Switch) receive(stream p4v1.P4Runtime_StreamChannelServer, c *controlle
 			}
 		}
 	}()
-	out := s.newPacketOut()
+	out := s.newForwarder()
+	defer out.close()
 	for {
 		var got incoming
 		select {

@@ -164,6 +164,7 @@ func (s *Switch) Run(ctx context.Context) error {
 		}
 		g.Go(func() error {
 			f := s.newForwarder()
+			defer f.close()
 			err := p.Link.Serve(ctx, &p.stats, func(frame []byte, off *Offload) { f.forward(p.Number, frame, off) })
 			if err != nil && ctx.Err() == nil {
 				return fmt.Errorf("port %d: %w", p.Number, err)
@@ -207,7 +208,8 @@ func (s *Switch) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// A forwarder takes the frames of one goroutine through the pipeline.
+// A forwarder takes the frames of one goroutine through the pipeline. It is closed
+// when the goroutine ends.
 type forwarder struct {
 	s    *Switch
 	pipe *pipeline
@@ -228,7 +230,12 @@ func (s *Switch) newForwarder() *forwarder {
 	return f
 }
 
-func (s *Switch) newPacketOut() *forwarder { return s.newForwarder() }
+func (f *forwarder) close() {
+	if f.w != nil {
+		f.w.Close()
+		f.w = nil
+	}
+}
 
 // forward takes one frame through the pipeline; off may be nil.
 func (f *forwarder) forward(in uint16, frame []byte, off *Offload) {
@@ -237,7 +244,8 @@ func (f *forwarder) forward(in uint16, frame []byte, off *Offload) {
 		f.s.stats.noPipeline.Add(1)
 		return
 	}
-	if f.pipe == nil || f.pipe.sw != p.sw {
+	if f.w == nil || f.pipe.sw != p.sw {
+		f.close()
 		f.w = p.sw.NewWorker()
 	}
 	f.pipe = p

@@ -252,14 +252,22 @@ type Worker struct {
 	_    [64]byte
 }
 
-// NewWorker returns a Worker of this switch. Workers are never released; make one
-// per goroutine.
+// NewWorker returns a Worker of this switch. Make one per goroutine, and Close it
+// when the goroutine ends.
 func (s *Switch) NewWorker() *Worker {
 	w := &Worker{s: s, in: s.engine.NewContext(), copy: s.engine.NewContext(), buf: make([]byte, 2048)}
 	s.mu.Lock()
 	s.workers = append(s.workers, w)
 	s.mu.Unlock()
 	return w
+}
+
+// Close makes the switch forget the Worker, which must not be used afterwards. It is
+// called outside Begin and End.
+func (w *Worker) Close() {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.s.workers = slices.DeleteFunc(w.s.workers, func(x *Worker) bool { return x == w })
 }
 
 // Begin and End enclose a run of calls of Process and whatever is done with the

@@ -277,6 +277,29 @@ func TestBarrier(t *testing.T) {
 	wg.Wait()
 }
 
+// TestCloseWorker closes a worker with a packet in work, which is wrong, but shows
+// that the switch has forgotten it: Barrier does not wait for that packet.
+func TestCloseWorker(t *testing.T) {
+	s := arch(t)
+	w, other := s.NewWorker(), s.NewWorker()
+	w.Begin()
+	w.Close()
+	done := make(chan struct{})
+	go func() {
+		s.Barrier()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the barrier waits for a closed worker")
+	}
+	other.Begin()
+	other.Process(1, ask(unicast, 0, 4, ""), func(*v1model.Frame) {})
+	other.End()
+	other.Close()
+}
+
 // What New refuses, by name.
 func TestRefused(t *testing.T) {
 	js, err := os.ReadFile("testdata/arch.json")
