@@ -12,8 +12,14 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxControllers bounds how many streams one role may have.
-const maxControllers = 64
+// What bounds the memory that controllers can take: how many streams one role may
+// have, how many roles there may ever be, since the highest election id of each is
+// remembered, and how many bytes the name of one may have.
+const (
+	maxControllers = 64
+	maxRoles       = 64
+	maxRoleName    = 256
+)
 
 // An arbiter decides which controller is the primary one (P4Runtime 1.5, section
 // 5). Roles are elected apart; all of them may do everything, because this switch
@@ -100,6 +106,12 @@ func (a *arbiter) update(c *controller, m *p4v1.MasterArbitrationUpdate) error {
 	}
 	r := a.roles[name]
 	if r == nil {
+		if len(name) > maxRoleName {
+			return status.Errorf(codes.InvalidArgument, "a role name of %d bytes, at most %d are possible", len(name), maxRoleName)
+		}
+		if len(a.roles) >= maxRoles {
+			return status.Errorf(codes.ResourceExhausted, "there are %d roles, no more are possible", maxRoles)
+		}
 		r = &role{}
 		a.roles[name] = r
 	}
@@ -156,6 +168,9 @@ func (a *arbiter) leave(c *controller) {
 			r.members = append(r.members[:i:i], r.members[i+1:]...)
 			break
 		}
+	}
+	if r.highest == nil && len(r.members) == 0 {
+		delete(a.roles, c.role) // there is nothing to remember
 	}
 	if r.primary == c {
 		r.primary = nil

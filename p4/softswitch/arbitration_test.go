@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,6 +230,39 @@ func TestArbitrationRoles(t *testing.T) {
 	b.arbitrate(&p4v1.MasterArbitrationUpdate{DeviceId: switchtest.DeviceID, ElectionId: &p4v1.Uint128{Low: 10}, Role: &p4v1.Role{Name: "monitor"}})
 	told(t, "b: OK, highest 10 role monitor", b)
 	a.silent()
+}
+
+// What controllers can make the switch remember is bounded.
+func TestArbitrationBounds(t *testing.T) {
+	client := bare(t)
+	role := func(election uint64, name string) *p4v1.MasterArbitrationUpdate {
+		m := &p4v1.MasterArbitrationUpdate{DeviceId: switchtest.DeviceID, Role: &p4v1.Role{Name: name}}
+		if election != 0 {
+			m.ElectionId = &p4v1.Uint128{Low: election}
+		}
+		return m
+	}
+	long := newController(t, client, "long")
+	long.arbitrate(role(1, strings.Repeat("x", 257)))
+	told(t, "InvalidArgument", long)
+
+	for i := range 64 {
+		c := newController(t, client, "c")
+		c.arbitrate(role(1, fmt.Sprint(i)))
+		told(t, fmt.Sprintf("c: OK, highest 1 role %d", i), c)
+	}
+	late := newController(t, client, "late")
+	late.arbitrate(role(1, "one more"))
+	told(t, "ResourceExhausted", late)
+
+	for range 63 { // role 0 has one already
+		c := newController(t, client, "c")
+		c.arbitrate(role(0, "0"))
+		told(t, "c: AlreadyExists, highest 1 role 0", c)
+	}
+	full := newController(t, client, "full")
+	full.arbitrate(role(0, "0"))
+	told(t, "ResourceExhausted", full)
 }
 
 // Sections 12 and 14: requests of others than the primary.
