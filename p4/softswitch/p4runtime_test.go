@@ -516,6 +516,18 @@ func TestMulticast(t *testing.T) {
 			Replicas: []*p4v1.Replica{{PortKind: &p4v1.Replica_EgressPort{EgressPort: 5}, Instance: 1}}}}}}}
 	h.Write(p4v1.Update_MODIFY, old)
 	expect(t, "modified", answer(h.Send(1, frame)), "5 0x0001")
+	// Ports are read in the shortest form (section 8.3), whatever was written.
+	padded := switchtest.Group(9, [2]uint32{6, 1})
+	replica := padded.GetPacketReplicationEngineEntry().GetMulticastGroupEntry().GetReplicas()[0]
+	replica.PortKind = &p4v1.Replica_Port{Port: []byte{0, 0, 6}}
+	h.Write(p4v1.Update_MODIFY, padded)
+	expect(t, "padded", answer(h.Send(1, frame)), "6 0x0001")
+	replica.PortKind = &p4v1.Replica_Port{Port: []byte{6}}
+	got, err := h.Read(switchtest.Group(9))
+	check(t, err)
+	if diff := cmp.Diff([]*p4v1.Entity{padded}, got, protocmp.Transform()); diff != "" {
+		t.Errorf("read, -want +got:\n%s", diff)
+	}
 	h.Write(p4v1.Update_DELETE, switchtest.Group(9))
 	expect(t, "deleted", answer(h.Send(1, frame)), "dropped")
 }

@@ -8,6 +8,7 @@ import (
 	p4config "github.com/p4lang/p4runtime/go/p4/config/v1"
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-net/understudy/p4/bmv2"
 	"github.com/understudy-net/understudy/p4/dataplane"
@@ -440,6 +441,8 @@ func (p *pipeline) writeGroup(typ p4v1.Update_Type, e *p4v1.MulticastGroupEntry)
 	if typ == p4v1.Update_DELETE {
 		return p.sw.DeleteGroup(id)
 	}
+	// It is read back as it was written, but for the form of the ports.
+	e = proto.CloneOf(e)
 	g := &v1model.Group{ID: id, Opaque: e}
 	for i, r := range e.GetReplicas() {
 		port, err := replicaPort(r)
@@ -448,6 +451,9 @@ func (p *pipeline) writeGroup(typ p4v1.Update_Type, e *p4v1.MulticastGroupEntry)
 		}
 		if len(r.GetBackupReplicas()) > 0 {
 			return errorf(codes.Unimplemented, "multicast group %d: backup replicas are not supported", id)
+		}
+		if k, ok := r.GetPortKind().(*p4v1.Replica_Port); ok {
+			k.Port = canonical(k.Port)
 		}
 		g.Replicas = append(g.Replicas, v1model.Replica{Port: port, RID: r.GetInstance()})
 	}
