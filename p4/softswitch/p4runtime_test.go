@@ -571,6 +571,25 @@ func TestPacketIO(t *testing.T) {
 	}
 }
 
+// A packet that no port could send is refused, and not sent back as a whole.
+func TestPacketOutTooLong(t *testing.T) {
+	js, info := testProgram(t)
+	h := switchtest.New(t, js, info)
+	md := []*p4v1.PacketMetadata{{MetadataId: 7, Value: []byte{1}}, {MetadataId: 8, Value: []byte{0}}}
+	po := &p4v1.PacketOut{Payload: make([]byte, softswitch.MaxFrame+1), Metadata: md}
+	h.SendStream(&p4v1.StreamMessageRequest{Update: &p4v1.StreamMessageRequest_Packet{Packet: po}})
+	e := h.Stream().GetError()
+	if c := codes.Code(e.GetCanonicalCode()); c != codes.InvalidArgument || !strings.Contains(e.GetMessage(), "at most 65599") {
+		t.Errorf("%v", e)
+	}
+	if diff := cmp.Diff(md, e.GetPacketOut().GetPacketOut().GetMetadata(), protocmp.Transform()); diff != "" {
+		t.Errorf("metadata, -want +got:\n%s", diff)
+	}
+	if n := len(e.GetPacketOut().GetPacketOut().GetPayload()); n != 0 {
+		t.Errorf("%d bytes came back", n)
+	}
+}
+
 // Section 14 and 15.
 func TestPipelineConfig(t *testing.T) {
 	js, info := testProgram(t)

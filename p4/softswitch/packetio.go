@@ -100,6 +100,9 @@ func (s *Switch) packetOut(c *controller, f *forwarder, m *p4v1.PacketOut) error
 		return errorf(codes.FailedPrecondition, "the switch was started without a CPU port")
 	}
 	frame := m.GetPayload()
+	if len(frame) > MaxFrame {
+		return errorf(codes.InvalidArgument, "a payload of %d bytes, at most %d are possible", len(frame), MaxFrame)
+	}
 	if h := p.schema.packetOut; h != nil {
 		head, err := h.encode(m.GetMetadata())
 		if err != nil {

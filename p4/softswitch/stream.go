@@ -152,6 +152,9 @@ func (s *Switch) receive(stream p4v1.P4Runtime_StreamChannelServer, c *controlle
 		case *p4v1.StreamMessageRequest_Packet:
 			if err := s.packetOut(c, out, u.Packet); err != nil {
 				s.stats.packetOutErrors.Add(1)
+				if len(u.Packet.GetPayload()) > MaxFrame {
+					u.Packet.Payload = nil // it must not fill the queue
+				}
 				box.packet(streamError(err, &p4v1.StreamError{Details: &p4v1.StreamError_PacketOut{
 					PacketOut: &p4v1.PacketOutError{PacketOut: u.Packet}}}))
 			}
