@@ -131,8 +131,9 @@ type receiver struct {
 	data [][]byte
 	off  Offload
 
-	n   int
-	err error
+	n     int
+	err   error
+	since int // frames received since there was none
 }
 
 func newReceiver() *receiver {
@@ -153,16 +154,23 @@ func newReceiver() *receiver {
 }
 
 // read is called by the poller; it returns false to wait.
+//
+// The system calls that receive and send never block, so that Go's scheduler need
+// not hear of them. If it does, each of them wakes the thread that watches over
+// blocked ones (sysmon): two wakeups more for each packet that comes to a switch
+// that was asleep.
 func (r *receiver) read(fd uintptr) bool {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])),
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])),
 			uintptr(len(r.msgs)), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			r.n, r.err = int(n), nil
+			r.since += r.n
 			return true
 		case unix.EINTR:
 		case unix.EAGAIN:
+			r.since = 0
 			return false
 		default:
 			r.n, r.err = 0, errno
@@ -224,9 +232,11 @@ func (l *PacketLink) receive(sock *packetSocket, r *receiver, read func(uintptr)
 				handle(r.data[i][:n], &r.off)
 			}
 		}
-		if r.n == batch {
-			// Under load the poller never parks this goroutine. Others, such as
-			// those of the controller channel, must not wait to be preempted.
+		if r.since >= batch {
+			// Under load the poller never parks this goroutine, and this thread does
+			// not look after the other ports. This makes another thread do so, and
+			// those who wait for this one need not wait for it to be preempted.
+			r.since = 0
 			runtime.Gosched()
 		}
 	}
@@ -284,7 +294,7 @@ func (l *PacketLink) Send(t *txBuffer, frame []byte, off *Offload) error {
 		return errLinkDown
 	}
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(l.sock.fd), uintptr(unsafe.Pointer(&t.msg)), unix.MSG_DONTWAIT)
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(l.sock.fd), uintptr(unsafe.Pointer(&t.msg)), unix.MSG_DONTWAIT)
 		switch errno {
 		case 0:
 			return nil
