@@ -4,6 +4,7 @@ package softswitch
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,15 +23,21 @@ const (
 	batch       = 32      // frames received with one system call
 	socketBytes = 8 << 20 // receive and send buffers of a socket
 	retry       = 10 * time.Millisecond
+	tagBytes    = 4 // of an IEEE 802.1Q tag
 )
+
+// controlBytes is what the auxiliary data of a frame takes.
+var controlBytes = unix.CmsgSpace(int(unsafe.Sizeof(unix.TpacketAuxdata{})))
 
 // A PacketLink is a Linux network interface, used through an AF_PACKET socket.
 //
 // Segmentation and checksum offloads of the sending host are passed on with the
 // frame (PACKET_VNET_HDR), so that hosts behind veth pairs need no ethtool.
 //
-// An interface that goes down, or that is removed and made again under the same
-// name, is opened again as soon as it is up.
+// An interface may go down and up, or be removed and made again under the same name:
+// the link works again when it is up.
+//
+// The tag of a VLAN frame, which the kernel takes off, is put back.
 type PacketLink struct {
 	name string
 	log  *slog.Logger
@@ -40,9 +47,10 @@ type PacketLink struct {
 }
 
 type packetSocket struct {
-	file *os.File
-	raw  syscall.RawConn
-	fd   int
+	file  *os.File
+	raw   syscall.RawConn
+	fd    int
+	index int // of the interface
 }
 
 // OpenPacketLink opens an interface, which must exist but need not be up. It needs
@@ -60,7 +68,7 @@ func OpenPacketLink(name string, log *slog.Logger) (*PacketLink, error) {
 	return l, nil
 }
 
-// Close releases the socket of a link that was never served.
+// Close releases the socket of a link that was never served. Serve does so itself.
 func (l *PacketLink) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,6 +102,9 @@ func openSocket(name string) (*packetSocket, error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
 		return fail("PACKET_IGNORE_OUTGOING", err)
 	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+		return fail("PACKET_AUXDATA", err)
+	}
 	for opt, force := range map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE} {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBytes) != nil {
 			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, socketBytes); err != nil {
@@ -114,7 +125,7 @@ func openSocket(name string) (*packetSocket, error) {
 		file.Close()
 		return nil, fmt.Errorf("interface %q: %w", name, err)
 	}
-	return &packetSocket{file: file, raw: raw, fd: fd}, nil
+	return &packetSocket{file: file, raw: raw, fd: fd, index: ifi.Index}, nil
 }
 
 type mmsghdr struct {
@@ -128,7 +139,8 @@ type receiver struct {
 	msgs []mmsghdr
 	iovs [][2]unix.Iovec
 	head [][offloadSize]byte
-	data [][]byte
+	data [][]byte // each with tagBytes of room in front
+	aux  [][]byte
 	off  Offload
 
 	n     int
@@ -139,18 +151,70 @@ type receiver struct {
 func newReceiver() *receiver {
 	r := &receiver{
 		msgs: make([]mmsghdr, batch), iovs: make([][2]unix.Iovec, batch),
-		head: make([][offloadSize]byte, batch), data: make([][]byte, batch),
+		head: make([][offloadSize]byte, batch), data: make([][]byte, batch), aux: make([][]byte, batch),
 	}
 	for i := range r.msgs {
-		r.data[i] = make([]byte, MaxFrame)
+		r.data[i] = make([]byte, tagBytes+MaxFrame)
+		r.aux[i] = make([]byte, controlBytes)
 		r.iovs[i][0].Base = &r.head[i][0]
 		r.iovs[i][0].SetLen(offloadSize)
-		r.iovs[i][1].Base = &r.data[i][0]
+		r.iovs[i][1].Base = &r.data[i][tagBytes]
 		r.iovs[i][1].SetLen(MaxFrame)
 		r.msgs[i].hdr.Iov = &r.iovs[i][0]
 		r.msgs[i].hdr.SetIovlen(2)
+		r.msgs[i].hdr.Control = &r.aux[i][0]
+		r.msgs[i].hdr.SetControllen(controlBytes)
 	}
 	return r
+}
+
+// frame returns the frame of message i and what is still to do to it, or nil if the
+// frame is not whole.
+func (r *receiver) frame(i int) ([]byte, *Offload) {
+	m := &r.msgs[i]
+	n := int(m.n) - offloadSize
+	aux := r.aux[i][:min(int(m.hdr.Controllen), controlBytes)]
+	m.hdr.SetControllen(controlBytes) // for the next call
+	if n <= 0 || m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		return nil, nil
+	}
+	data := r.data[i][tagBytes : tagBytes+n]
+	r.off.decode(r.head[i][:])
+	if tag, ok := tagOf(aux); ok && n >= 12 {
+		whole := r.data[i][:tagBytes+n]
+		copy(whole, data[:12])
+		copy(whole[12:], tag[:])
+		data = whole
+		if !r.off.shift(tagBytes, len(data)) {
+			return data, nil
+		}
+	}
+	if r.off.idle() {
+		return data, nil
+	}
+	return data, &r.off
+}
+
+// tagOf returns the VLAN tag that the kernel took off a frame.
+func tagOf(control []byte) (tag [tagBytes]byte, ok bool) {
+	if len(control) < controlBytes {
+		return tag, false
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	if h.Level != unix.SOL_PACKET || h.Type != unix.PACKET_AUXDATA {
+		return tag, false
+	}
+	aux := (*unix.TpacketAuxdata)(unsafe.Pointer(&control[unix.CmsgLen(0)]))
+	if aux.Status&unix.TP_STATUS_VLAN_VALID == 0 {
+		return tag, false
+	}
+	protocol := uint16(unix.ETH_P_8021Q)
+	if aux.Status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
+		protocol = aux.Vlan_tpid
+	}
+	binary.BigEndian.PutUint16(tag[:], protocol)
+	binary.BigEndian.PutUint16(tag[2:], aux.Vlan_tci)
+	return tag, true
 }
 
 // read is called by the poller; it returns false to wait.
@@ -181,23 +245,24 @@ func (r *receiver) read(fd uintptr) bool {
 
 // Serve implements Link.
 func (l *PacketLink) Serve(ctx context.Context, stats *PortStats, handle func([]byte, *Offload)) error {
+	defer l.Close()
 	r := newReceiver()
 	read := r.read
 	for {
 		l.mu.RLock()
 		sock := l.sock
 		l.mu.RUnlock()
+		var err error = net.ErrClosed
 		if sock != nil {
 			stop := context.AfterFunc(ctx, func() { sock.file.SetReadDeadline(time.Unix(1, 0)) })
-			err := l.receive(sock, r, read, stats, handle)
+			err = l.receive(sock, r, read, stats, handle)
 			stop()
-			if ctx.Err() != nil {
-				l.Close()
-				return nil
-			}
-			l.log.Warn("interface is down", "err", err)
 		}
-		if err := l.reopen(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		l.log.Warn("interface is down", "err", err)
+		if err := l.awaitUp(ctx, err); err != nil {
 			return nil // ctx is done
 		}
 		l.log.Info("interface is up again")
@@ -211,26 +276,22 @@ func (l *PacketLink) receive(sock *packetSocket, r *receiver, read func(uintptr)
 			return err
 		}
 		if r.err != nil {
-			if errors.Is(r.err, unix.ENOBUFS) || errors.Is(r.err, unix.ENOMEM) {
+			switch {
+			case errors.Is(r.err, unix.ENOBUFS), errors.Is(r.err, unix.ENOMEM),
+				errors.Is(r.err, unix.EINVAL): // a frame whose offload has no name in virtio_net_hdr
 				stats.rxErrors.Add(1)
 				continue
 			}
 			return r.err
 		}
 		for i := range r.n {
-			m := &r.msgs[i]
-			n := int(m.n) - offloadSize
-			if n <= 0 || m.hdr.Flags&unix.MSG_TRUNC != 0 {
+			frame, off := r.frame(i)
+			if frame == nil {
 				stats.rxErrors.Add(1)
 				continue
 			}
-			stats.received(n)
-			r.off.decode(r.head[i][:])
-			if r.off.idle() {
-				handle(r.data[i][:n], nil)
-			} else {
-				handle(r.data[i][:n], &r.off)
-			}
+			stats.received(len(frame))
+			handle(frame, off)
 		}
 		if r.since >= batch {
 			// Under load the poller never parks this goroutine, and this thread does
@@ -242,25 +303,44 @@ func (l *PacketLink) receive(sock *packetSocket, r *receiver, read func(uintptr)
 	}
 }
 
-// reopen waits for the interface to be up and opens it.
-func (l *PacketLink) reopen(ctx context.Context) error {
-	l.Close()
-	for {
-		if ifi, err := net.InterfaceByName(l.name); err == nil && ifi.Flags&net.FlagUp != 0 {
-			sock, err := openSocket(l.name)
-			if err == nil {
-				l.mu.Lock()
-				l.sock = sock
-				l.mu.Unlock()
-				return nil
+// awaitUp waits until the interface is up and there is a socket for it, or until ctx
+// is done. The socket of an interface that only went down is kept: it works again
+// from the moment when the interface is up. After any other failure, and for an
+// interface that was made again, there is a new one.
+func (l *PacketLink) awaitUp(ctx context.Context, failure error) error {
+	wait := false
+	if !errors.Is(failure, unix.ENETDOWN) {
+		l.Close()
+		wait = true
+	}
+	for ; ; wait = true {
+		if wait {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(retry):
 			}
+		}
+		ifi, err := net.InterfaceByName(l.name)
+		if err != nil || ifi.Flags&net.FlagUp == 0 {
+			continue
+		}
+		l.mu.RLock()
+		same := l.sock != nil && l.sock.index == ifi.Index
+		l.mu.RUnlock()
+		if same {
+			return nil
+		}
+		l.Close()
+		sock, err := openSocket(l.name)
+		if err != nil {
 			l.log.Debug("interface cannot be opened", "err", err)
+			continue
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(retry):
-		}
+		l.mu.Lock()
+		l.sock = sock
+		l.mu.Unlock()
+		return nil
 	}
 }
 
@@ -293,14 +373,18 @@ func (l *PacketLink) Send(t *txBuffer, frame []byte, off *Offload) error {
 	if l.sock == nil {
 		return errLinkDown
 	}
-	for {
+	for again := false; ; again = true {
 		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(l.sock.fd), uintptr(unsafe.Pointer(&t.msg)), unix.MSG_DONTWAIT)
 		switch errno {
 		case 0:
 			return nil
 		case unix.EINTR:
-			continue
-		case unix.ENETDOWN, unix.ENXIO, unix.ENODEV:
+		case unix.ENETDOWN:
+			// Once it may be news for the receiver, of an interface that is up again.
+			if again {
+				return errLinkDown
+			}
+		case unix.ENXIO, unix.ENODEV:
 			return errLinkDown
 		case unix.EMSGSIZE:
 			return errTooLong

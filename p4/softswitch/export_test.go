@@ -2,6 +2,9 @@
 
 package softswitch
 
+// ErrLinkDown is what Send returns while the interface is down.
+var ErrLinkDown = errLinkDown
+
 // Sender returns a function that sends frames on a link, for one goroutine.
 func Sender(l Link) func(frame []byte) error {
 	tx := newTxBuffer()
