@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -110,11 +112,11 @@ func run(ctx context.Context, o options, args []string) error {
 	case len(args) == 0 && o.p4info != "":
 		return errors.New("--p4info needs a program: give PROGRAM.json as well")
 	case len(args) == 1:
-		device, err := os.ReadFile(args[0])
+		device, err := readFile(args[0])
 		if err != nil {
 			return err
 		}
-		info, err := os.ReadFile(o.p4info)
+		info, err := readFile(o.p4info)
 		if err != nil {
 			return err
 		}
@@ -122,11 +124,19 @@ func run(ctx context.Context, o options, args []string) error {
 			return fmt.Errorf("%s: %w", o.p4info, err)
 		}
 	}
+	var names []string
 	for _, spec := range o.interfaces {
 		number, name, err := parsePort(spec)
 		if err != nil {
 			return err
 		}
+		if slices.Contains(names, name) {
+			return fmt.Errorf("--interface %q: %s is a port already: give each interface once", spec, name)
+		}
+		names = append(names, name)
+		cfg.Ports = append(cfg.Ports, softswitch.Port{Number: number})
+	}
+	for i, name := range names {
 		link, err := softswitch.OpenPacketLink(name, log)
 		if err != nil {
 			if errors.Is(err, os.ErrPermission) {
@@ -134,7 +144,7 @@ func run(ctx context.Context, o options, args []string) error {
 			}
 			return err
 		}
-		cfg.Ports = append(cfg.Ports, softswitch.Port{Number: number, Link: link})
+		cfg.Ports[i].Link = link
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		// A goroutine per port may be busy at the same time. With more room than
@@ -150,6 +160,9 @@ func run(ctx context.Context, o options, args []string) error {
 	sw, err := softswitch.New(cfg)
 	if err != nil {
 		cfg.Listener.Close()
+		if errors.Is(err, softswitch.ErrPipeline) {
+			return fmt.Errorf("%s with --p4info %s: %w: give the two files that one run of p4c-bm2-ss wrote", args[0], o.p4info, err)
+		}
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -180,6 +193,26 @@ func run(ctx context.Context, o options, args []string) error {
 	return err
 }
 
+// maxFile is more than any program takes.
+const maxFile = 64 << 20
+
+// readFile reads a file of at most maxFile bytes.
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("%s has more than %d MB: it is no P4 program", name, maxFile>>20)
+	}
+	return b, nil
+}
+
 // parsePort reads PORT@INTERFACE.
 func parsePort(spec string) (uint16, string, error) {
 	num, name, ok := strings.Cut(spec, "@")
@@ -196,7 +229,7 @@ func listen(addr string) (net.Listener, error) {
 		network, addr = "unix", path
 		// A socket that a dead process left behind would be in the way.
 		if fi, err := os.Stat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
-			if c, err := net.Dial("unix", path); err == nil {
+			if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 				c.Close()
 				return nil, fmt.Errorf("--grpc-server-addr: another process serves %s", path)
 			}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +22,12 @@ func TestErrors(t *testing.T) {
 	if err := os.WriteFile(garbage, []byte("}{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const program, info = "../../p4/build/understudy.json", "../../p4/build/understudy.p4info.txtpb"
+	const twoFiles = "give the two files that one run of p4c-bm2-ss wrote"
 	busy, err := net.Listen("unix", filepath.Join(dir, "busy"))
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +49,12 @@ func TestErrors(t *testing.T) {
 		{"no-p4 with program", []string{"--no-p4", "x.json"}, "contradict each other"},
 		{"no such program", []string{"--p4info", garbage, filepath.Join(dir, "none.json")}, "no such file or directory"},
 		{"P4Info", []string{"--p4info", garbage, garbage}, garbage + ": P4Info:"},
+		{"empty P4Info", []string{"--p4info", empty, program}, empty + ": P4Info: the file is empty"},
+		{"broken program", []string{"--p4info", info, garbage}, garbage + " with --p4info " + info},
+		{"broken program, what to do", []string{"--p4info", info, garbage}, twoFiles},
+		{"another's P4Info", []string{"--p4info", "../../p4/softswitch/testdata/kinds.p4info.txtpb", program}, twoFiles},
+		{"endless file", []string{"--p4info", info, "/dev/zero"}, "/dev/zero has more than 64 MB"},
+		{"interface twice", []string{"-i", "1@no-such-if", "-i", "2@no-such-if"}, `--interface "2@no-such-if": no-such-if is a port already`},
 		{"address", []string{"--grpc-server-addr", "nonsense"}, "--grpc-server-addr: "},
 		{"busy socket", []string{"--grpc-server-addr", "unix:" + filepath.Join(dir, "busy")}, "another process serves"},
 		{"drop port", []string{"--grpc-server-addr", "127.0.0.1:0", "--drop-port", "600"}, "drop port 600, the largest is 511"},
@@ -51,6 +64,9 @@ func TestErrors(t *testing.T) {
 			var out bytes.Buffer
 			cmd.SetOut(&out)
 			cmd.SetErr(&out)
+			if !slices.Contains(tc.args, "--grpc-server-addr") {
+				tc.args = append(tc.args, "--grpc-server-addr", "unix:"+filepath.Join(dir, "p4rt"))
+			}
 			cmd.SetArgs(tc.args)
 			err := cmd.Execute()
 			if err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -90,7 +90,8 @@ func (p *pipeline) withCookie(c *p4v1.ForwardingPipelineConfig_Cookie) *pipeline
 func (p *pipeline) table(ts *tableSchema) *dataplane.Table { return p.sw.Engine().Table(ts.name) }
 
 // LoadConfig makes a pipeline configuration from the two files that p4c writes:
-// the bmv2 JSON and the P4Info as text or in binary form.
+// the bmv2 JSON and the P4Info as text or in binary form. Whether they belong
+// together is checked by New.
 func LoadConfig(deviceConfig, p4info []byte) (*p4v1.ForwardingPipelineConfig, error) {
 	info := &p4config.P4Info{}
 	if err := prototext.Unmarshal(p4info, info); err != nil {
@@ -99,6 +100,9 @@ func LoadConfig(deviceConfig, p4info []byte) (*p4v1.ForwardingPipelineConfig, er
 			return nil, fmt.Errorf("P4Info: %w", err)
 		}
 		info = binary
+	}
+	if proto.Size(info) == 0 {
+		return nil, fmt.Errorf("P4Info: the file is empty")
 	}
 	return &p4v1.ForwardingPipelineConfig{P4Info: info, P4DeviceConfig: deviceConfig}, nil
 }

@@ -96,6 +96,9 @@ type port struct {
 	stats PortStats
 }
 
+// ErrPipeline is wrapped by the errors of New about Config.Pipeline.
+var ErrPipeline = errors.New("pipeline")
+
 // New checks the configuration and makes a switch that does not run yet.
 func New(cfg Config) (*Switch, error) {
 	s := &Switch{
@@ -143,7 +146,7 @@ func New(cfg Config) (*Switch, error) {
 	if cfg.Pipeline != nil {
 		p, err := newPipeline(cfg.Pipeline, s.cfg.DropPort)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("softswitch: %w: %w", ErrPipeline, err)
 		}
 		s.commit(p)
 	}
