@@ -21,3 +21,6 @@ func (o *Offload) Shift(d, n int) bool { return o.shift(d, n) }
 
 // Complete is Offload.complete.
 func (o *Offload) Complete(frame []byte) { o.complete(frame) }
+
+// SetMaxRead sets how many entities one Read may ask for.
+func (s *Switch) SetMaxRead(n int) { s.maxRead = n }

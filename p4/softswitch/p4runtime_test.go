@@ -425,6 +425,27 @@ func TestReadFilters(t *testing.T) {
 	}
 }
 
+// TestReadTooMuch asks for more than the switch is willing to collect.
+func TestReadTooMuch(t *testing.T) {
+	js, info := testProgram(t)
+	h := switchtest.New(t, js, info)
+	all := &p4v1.Entity{Entity: &p4v1.Entity_CounterEntry{CounterEntry: &p4v1.CounterEntry{}}}
+	got, err := h.Read(all)
+	check(t, err)
+	if len(got) == 0 {
+		t.Fatal("the program has no counters")
+	}
+	h.Switch.SetMaxRead(2 * len(got))
+	again, err := h.Read(all, all)
+	check(t, err)
+	if len(again) != 2*len(got) {
+		t.Errorf("%d entities, want %d", len(again), 2*len(got))
+	}
+	if _, err = h.Read(all, all, all); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("%v", err)
+	}
+}
+
 // Section 9.1.3.
 func TestDefaultAction(t *testing.T) {
 	js, info := testProgram(t)

@@ -5,6 +5,7 @@ package softswitch
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	p4config "github.com/p4lang/p4runtime/go/p4/config/v1"
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
@@ -12,32 +13,30 @@ import (
 
 	"github.com/understudy-net/understudy/p4/bmv2"
 	"github.com/understudy-net/understudy/p4/dataplane"
-	"github.com/understudy-net/understudy/p4/v1model"
 )
 
-// query answers one element of a read request.
-func (p *pipeline) query(e *p4v1.Entity, out func(*p4v1.Entity)) error {
+// A part is some of the entities of an answer: what they were when the query was
+// made, without the form that they take in a message. at makes the message of one of
+// the n. So writers wait only while values are copied.
+type part struct {
+	n  int
+	at func(i int) *p4v1.Entity
+}
+
+// query answers one element of a read request. It is called while no write is in
+// work; the parts may be used later.
+func (p *pipeline) query(e *p4v1.Entity, out func(part)) error {
 	switch e := e.GetEntity().(type) {
 	case *p4v1.Entity_TableEntry:
-		return p.readTableEntries(e.TableEntry, func(t *p4v1.TableEntry) {
-			out(&p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: t}})
-		})
+		return p.readTableEntries(e.TableEntry, out)
 	case *p4v1.Entity_CounterEntry:
-		return p.readCounters(e.CounterEntry, func(c *p4v1.CounterEntry) {
-			out(&p4v1.Entity{Entity: &p4v1.Entity_CounterEntry{CounterEntry: c}})
-		})
+		return p.readCounters(e.CounterEntry, out)
 	case *p4v1.Entity_DirectCounterEntry:
-		return p.readDirectCounters(e.DirectCounterEntry, func(c *p4v1.DirectCounterEntry) {
-			out(&p4v1.Entity{Entity: &p4v1.Entity_DirectCounterEntry{DirectCounterEntry: c}})
-		})
+		return p.readDirectCounters(e.DirectCounterEntry, out)
 	case *p4v1.Entity_PacketReplicationEngineEntry:
 		switch t := e.PacketReplicationEngineEntry.GetType().(type) {
 		case *p4v1.PacketReplicationEngineEntry_MulticastGroupEntry:
-			p.readGroups(t.MulticastGroupEntry, func(g *p4v1.MulticastGroupEntry) {
-				out(&p4v1.Entity{Entity: &p4v1.Entity_PacketReplicationEngineEntry{
-					PacketReplicationEngineEntry: &p4v1.PacketReplicationEngineEntry{
-						Type: &p4v1.PacketReplicationEngineEntry_MulticastGroupEntry{MulticastGroupEntry: g}}}})
-			})
+			p.readGroups(t.MulticastGroupEntry, out)
 			return nil
 		case *p4v1.PacketReplicationEngineEntry_CloneSessionEntry:
 			return nil // there can be none
@@ -49,14 +48,32 @@ func (p *pipeline) query(e *p4v1.Entity, out func(*p4v1.Entity)) error {
 	return errorf(codes.Unimplemented, "%s is not supported", entityName(e))
 }
 
+// A snapshot is an entry as it was at one moment.
+type snapshot struct {
+	entry *dataplane.Entry
+	bound *dataplane.Bound
+	count dataplane.Count
+}
+
+func snapshots(entries []*dataplane.Entry) []snapshot {
+	list := make([]snapshot, len(entries))
+	for i, e := range entries {
+		list[i] = snapshot{e, e.Bound(), e.Counter()}
+	}
+	return list
+}
+
 // readTableEntries is section 9.1.6.
-func (p *pipeline) readTableEntries(q *p4v1.TableEntry, out func(*p4v1.TableEntry)) error {
+func (p *pipeline) readTableEntries(q *p4v1.TableEntry, out func(part)) error {
 	withCount := q.GetCounterData() != nil
+	emit := func(ts *tableSchema, list []snapshot) {
+		out(part{len(list), func(i int) *p4v1.Entity {
+			return &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: ts.entry(&list[i], withCount)}}
+		}})
+	}
 	if q.GetTableId() == 0 {
 		for _, ts := range p.schema.tables {
-			for _, e := range p.table(ts).Entries() {
-				out(ts.entry(e, withCount))
-			}
+			emit(ts, snapshots(p.table(ts).Entries()))
 		}
 		return nil
 	}
@@ -69,59 +86,70 @@ func (p *pipeline) readTableEntries(q *p4v1.TableEntry, out func(*p4v1.TableEntr
 		if len(q.GetMatch()) > 0 || q.GetPriority() != 0 {
 			return errorf(codes.InvalidArgument, "table %q: the default entry has neither match nor priority", ts.name)
 		}
-		e := &p4v1.TableEntry{TableId: ts.id, IsDefaultAction: true}
-		ts.action(e, t.Default())
-		out(e)
+		b := t.Default()
+		out(part{1, func(int) *p4v1.Entity {
+			e := &p4v1.TableEntry{TableId: ts.id, IsDefaultAction: true}
+			ts.action(e, b)
+			return &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: e}}
+		}})
 		return nil
 	}
-	entries := t.Entries()
+	var entries []*dataplane.Entry
 	if len(q.GetMatch()) > 0 {
 		match, prio, err := ts.match(q)
 		if err != nil {
 			return &placedError{fmt.Sprintf("table %q", ts.name), err}
 		}
-		entries = nil
 		if e, err := t.Find(match, prio); err == nil {
 			entries = append(entries, e)
 		}
+	} else {
+		entries = t.Entries()
 	}
-	for _, e := range entries {
-		te := ts.entry(e, withCount)
-		if selected(q, te) {
-			out(te)
-		}
-	}
+	emit(ts, slices.DeleteFunc(snapshots(entries), func(s snapshot) bool { return !ts.selected(q, &s) }))
 	return nil
 }
 
 // selected applies the filters of a query that are not the key.
-func selected(q, e *p4v1.TableEntry) bool {
-	if q.GetPriority() != 0 && q.GetPriority() != e.GetPriority() {
+func (ts *tableSchema) selected(q *p4v1.TableEntry, s *snapshot) bool {
+	if q.GetPriority() != 0 && int(q.GetPriority()) != s.entry.Priority {
 		return false
 	}
-	if q.GetControllerMetadata() != 0 && q.GetControllerMetadata() != e.GetControllerMetadata() {
+	o := opaqueOf(s.bound)
+	if q.GetControllerMetadata() != 0 && q.GetControllerMetadata() != o.controller {
 		return false
 	}
-	if len(q.GetMetadata()) > 0 && !bytes.Equal(q.GetMetadata(), e.GetMetadata()) {
+	if len(q.GetMetadata()) > 0 && !bytes.Equal(q.GetMetadata(), o.metadata) {
 		return false
 	}
 	id := q.GetAction().GetAction().GetActionId()
-	return id == 0 || id == e.GetAction().GetAction().GetActionId()
+	return id == 0 || id == ts.actionID(s.bound)
 }
 
 // entry returns an entry as a client would have written it.
-func (ts *tableSchema) entry(e *dataplane.Entry, withCount bool) *p4v1.TableEntry {
-	te := &p4v1.TableEntry{TableId: ts.id, Priority: int32(e.Priority), IsConst: e.Const}
+func (ts *tableSchema) entry(s *snapshot, withCount bool) *p4v1.TableEntry {
+	te := &p4v1.TableEntry{TableId: ts.id, Priority: int32(s.entry.Priority), IsConst: s.entry.Const}
 	for i, f := range ts.fields {
-		if m := f.message(&e.Match[i]); m != nil {
+		if m := f.message(&s.entry.Match[i]); m != nil {
 			te.Match = append(te.Match, m)
 		}
 	}
-	ts.action(te, e.Bound())
+	ts.action(te, s.bound)
 	if withCount && ts.directCtr != 0 {
-		te.CounterData = counterData(e.Counter())
+		te.CounterData = counterData(s.count)
 	}
 	return te
+}
+
+// actionID returns the id of the action of an entry, or 0.
+func (ts *tableSchema) actionID(b *dataplane.Bound) uint32 {
+	if b.Action == nil {
+		return 0
+	}
+	if a := ts.byName[b.Action.Action.Name]; a != nil {
+		return a.id
+	}
+	return 0
 }
 
 func (ts *tableSchema) action(te *p4v1.TableEntry, b *dataplane.Bound) {
@@ -172,7 +200,7 @@ func (f *fieldSchema) message(m *bmv2.Match) *p4v1.FieldMatch {
 }
 
 // readCounters is section 9.3.2.
-func (p *pipeline) readCounters(q *p4v1.CounterEntry, out func(*p4v1.CounterEntry)) error {
+func (p *pipeline) readCounters(q *p4v1.CounterEntry, out func(part)) error {
 	list := p.schema.counters
 	if q.GetCounterId() != 0 {
 		cs, err := p.counterSchema(q.GetCounterId())
@@ -191,28 +219,33 @@ func (p *pipeline) readCounters(q *p4v1.CounterEntry, out func(*p4v1.CounterEntr
 			return err
 		}
 		c := p.sw.Engine().Counter(cs.name)
-		for i := from; i < to; i++ {
-			out(&p4v1.CounterEntry{CounterId: cs.id, Index: &p4v1.Index{Index: int64(i)}, Data: counterData(c.Get(i))})
+		counts := make([]dataplane.Count, to-from)
+		for i := range counts {
+			counts[i] = c.Get(from + i)
 		}
+		out(part{len(counts), func(i int) *p4v1.Entity {
+			return &p4v1.Entity{Entity: &p4v1.Entity_CounterEntry{CounterEntry: &p4v1.CounterEntry{
+				CounterId: cs.id, Index: &p4v1.Index{Index: int64(from + i)}, Data: counterData(counts[i])}}}
+		}})
 	}
 	return nil
 }
 
 // readDirectCounters is section 9.3.1.
-func (p *pipeline) readDirectCounters(q *p4v1.DirectCounterEntry, out func(*p4v1.DirectCounterEntry)) error {
-	emit := func(ts *tableSchema, e *dataplane.Entry) {
-		te := ts.entry(e, false)
-		te = &p4v1.TableEntry{TableId: te.TableId, Match: te.Match, Priority: te.Priority}
-		out(&p4v1.DirectCounterEntry{TableEntry: te, Data: counterData(e.Counter())})
+func (p *pipeline) readDirectCounters(q *p4v1.DirectCounterEntry, out func(part)) error {
+	emit := func(ts *tableSchema, list []snapshot) {
+		out(part{len(list), func(i int) *p4v1.Entity {
+			te := ts.entry(&list[i], false)
+			te = &p4v1.TableEntry{TableId: te.TableId, Match: te.Match, Priority: te.Priority}
+			return &p4v1.Entity{Entity: &p4v1.Entity_DirectCounterEntry{
+				DirectCounterEntry: &p4v1.DirectCounterEntry{TableEntry: te, Data: counterData(list[i].count)}}}
+		}})
 	}
 	te := q.GetTableEntry()
 	if te.GetTableId() == 0 {
 		for _, ts := range p.schema.tables {
-			if ts.directCtr == 0 {
-				continue
-			}
-			for _, e := range p.table(ts).Entries() {
-				emit(ts, e)
+			if ts.directCtr != 0 {
+				emit(ts, snapshots(p.table(ts).Entries()))
 			}
 		}
 		return nil
@@ -228,11 +261,9 @@ func (p *pipeline) readDirectCounters(q *p4v1.DirectCounterEntry, out func(*p4v1
 	case te.GetIsDefaultAction():
 		return errorf(codes.Unimplemented, "%s: misses are not counted", place)
 	case len(te.GetMatch()) == 0:
-		for _, e := range p.table(ts).Entries() {
-			if te.GetPriority() == 0 || int(te.GetPriority()) == e.Priority {
-				emit(ts, e)
-			}
-		}
+		emit(ts, slices.DeleteFunc(snapshots(p.table(ts).Entries()), func(s snapshot) bool {
+			return te.GetPriority() != 0 && int(te.GetPriority()) != s.entry.Priority
+		}))
 		return nil
 	}
 	match, prio, err := ts.match(te)
@@ -243,24 +274,22 @@ func (p *pipeline) readDirectCounters(q *p4v1.DirectCounterEntry, out func(*p4v1
 	if err != nil {
 		return &placedError{place, err}
 	}
-	emit(ts, e)
+	emit(ts, snapshots([]*dataplane.Entry{e}))
 	return nil
 }
 
 // readGroups is section 9.5.1.
-func (p *pipeline) readGroups(q *p4v1.MulticastGroupEntry, out func(*p4v1.MulticastGroupEntry)) {
-	emit := func(g *v1model.Group) {
-		if m, ok := g.Opaque.(*p4v1.MulticastGroupEntry); ok {
-			out(m)
-		}
-	}
+func (p *pipeline) readGroups(q *p4v1.MulticastGroupEntry, out func(part)) {
+	list := p.sw.Groups()
 	if id := q.GetMulticastGroupId(); id != 0 {
+		list = nil
 		if g := p.sw.Group(id); g != nil {
-			emit(g)
+			list = append(list, g)
 		}
-		return
 	}
-	for _, g := range p.sw.Groups() {
-		emit(g)
-	}
+	out(part{len(list), func(i int) *p4v1.Entity {
+		return &p4v1.Entity{Entity: &p4v1.Entity_PacketReplicationEngineEntry{
+			PacketReplicationEngineEntry: &p4v1.PacketReplicationEngineEntry{
+				Type: &p4v1.PacketReplicationEngineEntry_MulticastGroupEntry{MulticastGroupEntry: list[i].Opaque.(*p4v1.MulticastGroupEntry)}}}}
+	}})
 }

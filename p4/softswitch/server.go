@@ -16,6 +16,9 @@ const APIVersion = "1.5.0"
 // readChunk is how many entities one ReadResponse has at most.
 const readChunk = 512
 
+// maxRead is how many entities one Read may ask for.
+const maxRead = 1 << 22
+
 // Capabilities implements p4.v1.P4Runtime.
 func (s *Switch) Capabilities(context.Context, *p4v1.CapabilitiesRequest) (*p4v1.CapabilitiesResponse, error) {
 	return &p4v1.CapabilitiesResponse{P4RuntimeApiVersion: APIVersion}, nil
@@ -52,23 +55,34 @@ func (s *Switch) Read(r *p4v1.ReadRequest, stream p4v1.P4Runtime_ReadServer) err
 	if r.GetDeviceId() != s.cfg.DeviceID {
 		return status.Errorf(codes.NotFound, "no device with id %d, this is %d", r.GetDeviceId(), s.cfg.DeviceID)
 	}
-	entities, errs, err := s.read(r)
+	parts, errs, err := s.read(r)
 	if err != nil {
 		return err
 	}
-	for len(entities) > 0 {
-		n := min(len(entities), readChunk)
-		if err := stream.Send(&p4v1.ReadResponse{Entities: entities[:n]}); err != nil {
+	var list []*p4v1.Entity
+	for _, part := range parts {
+		for i := range part.n {
+			if list = append(list, part.at(i)); len(list) < readChunk {
+				continue
+			}
+			if err := stream.Send(&p4v1.ReadResponse{Entities: list}); err != nil {
+				return err
+			}
+			list = nil
+		}
+	}
+	if len(list) > 0 {
+		if err := stream.Send(&p4v1.ReadResponse{Entities: list}); err != nil {
 			return err
 		}
-		entities = entities[n:]
 	}
 	return batchStatus(errs)
 }
 
-// read collects the answer while no write is in work. A slow client must not keep
-// writers waiting, so nothing is sent here.
-func (s *Switch) read(r *p4v1.ReadRequest) (out []*p4v1.Entity, errs []error, err error) {
+// read copies the values of the answer while no write is in work. Neither a large
+// answer nor a slow client must keep writers waiting, so messages are built and sent
+// afterwards.
+func (s *Switch) read(r *p4v1.ReadRequest) (out []part, errs []error, err error) {
 	s.control.RLock()
 	defer s.control.RUnlock()
 	p := s.configured
@@ -76,8 +90,16 @@ func (s *Switch) read(r *p4v1.ReadRequest) (out []*p4v1.Entity, errs []error, er
 		return nil, nil, status.Error(codes.FailedPrecondition, "no forwarding pipeline is set")
 	}
 	errs = make([]error, len(r.GetEntities()))
+	total := 0
 	for i, e := range r.GetEntities() {
-		errs[i] = p.query(e, func(e *p4v1.Entity) { out = append(out, e) })
+		errs[i] = p.query(e, func(p part) {
+			out = append(out, p)
+			total += p.n
+		})
+		if total > s.maxRead {
+			return nil, nil, status.Errorf(codes.ResourceExhausted,
+				"the answer has more than %d entities: ask for less at once", s.maxRead)
+		}
 	}
 	return out, errs, nil
 }

@@ -71,6 +71,7 @@ type Switch struct {
 	forwarding atomic.Pointer[pipeline]
 	control    sync.RWMutex // over configured, and held by Write and Read
 	configured *pipeline
+	maxRead    int // maxRead, but in tests
 
 	arbiter  *arbiter
 	stopping chan struct{}
@@ -107,6 +108,7 @@ func New(cfg Config) (*Switch, error) {
 		ready:    make(chan struct{}),
 		arbiter:  newArbiter(cfg.DeviceID),
 		stopping: make(chan struct{}),
+		maxRead:  maxRead,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -264,6 +265,48 @@ func BenchmarkWrite(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkWriteDuringReads changes one entry again and again while another client
+// reads all of a large configuration.
+func BenchmarkWriteDuringReads(b *testing.B) {
+	js, info := switchtest.Build(b, "understudy")
+	h := switchtest.New(b, js, info)
+	var services []*p4v1.Entity
+	for i := range 16384 {
+		services = append(services, switchtest.TableEntity(h.Entry("vip", match{"dst_addr": netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}),
+			"protocol": 6, "dst_port": 80}, 0, "duplicate", args{"group": 1})))
+	}
+	h.Write(p4v1.Update_INSERT, services...)
+	h.Insert("active", match{"pair": 1}, "set_active", args{"replica": 1, "epoch": 1})
+	e := switchtest.TableEntity(h.Entry("active", match{"pair": 1}, 0, "set_active", args{"replica": 2, "epoch": 2}))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	reads := 0
+	go func() {
+		defer close(stopped)
+		for ; ; reads++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := h.Read(&p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: &p4v1.TableEntry{}}},
+				&p4v1.Entity{Entity: &p4v1.Entity_CounterEntry{CounterEntry: &p4v1.CounterEntry{}}}); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	}()
+	var longest time.Duration
+	for b.Loop() {
+		start := time.Now()
+		h.Write(p4v1.Update_MODIFY, e)
+		longest = max(longest, time.Since(start))
+	}
+	close(stop)
+	<-stopped
+	b.ReportMetric(float64(longest.Microseconds())/1000, "longest-ms")
+	b.ReportMetric(float64(reads)/b.Elapsed().Seconds(), "reads/s")
 }
 
 // TestWritesUnderPacketsAndElections has packets on their way to the controller,
