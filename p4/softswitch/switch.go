@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	faultv1 "github.com/understudy-net/understudy/api/switchfault/v1"
@@ -177,7 +178,12 @@ func (s *Switch) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	srv := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20))
+	srv := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
+		grpc.WaitForHandlers(true),
+		// A controller whose host is gone must not stay primary for hours, or its
+		// election id in use; one that asks whether the switch is there may do so.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 100 * time.Millisecond, PermitWithoutStream: true}))
 	p4v1.RegisterP4RuntimeServer(srv, s)
 	if s.faults != nil {
 		faultv1.RegisterFaultsServer(srv, s.faults)

@@ -15,7 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
@@ -215,6 +217,47 @@ func TestPacketInOverflow(t *testing.T) {
 	}
 	if !arbitrated || next < 1024 {
 		t.Errorf("%d packets before the first loss, arbitration told: %v", next, arbitrated)
+	}
+}
+
+// TestStopWithDeafController stops a switch whose primary controller does not read
+// what it is sent, so that the stream's sender is stuck.
+func TestStopWithDeafController(t *testing.T) {
+	js, info := testProgram(t)
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	link := softswitch.NewMemLink(nil)
+	sw, err := softswitch.New(softswitch.Config{DeviceID: switchtest.DeviceID, CPUPort: switchtest.CPUPort, Listener: lis,
+		Pipeline: loadConfig(t, js, info), Ports: []softswitch.Port{{Number: 1, Link: link}}})
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- sw.Run(ctx) }()
+	conn, err := grpc.NewClient(lis.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	check(t, err)
+	defer conn.Close()
+	client := p4v1.NewP4RuntimeClient(conn)
+	h := switchtest.Connect(t, client, loadConfig(t, js, info).GetP4Info())
+	h.Insert("exact_table", match{"hdr.query.narrow": 1, "hdr.query.word": 1}, "punt", args{"reason": 1})
+	stream, err := client.StreamChannel(context.Background())
+	check(t, err)
+	check(t, stream.Send(&p4v1.StreamMessageRequest{Update: &p4v1.StreamMessageRequest_Arbitration{
+		Arbitration: &p4v1.MasterArbitrationUpdate{DeviceId: switchtest.DeviceID, ElectionId: &p4v1.Uint128{High: 1}}}}))
+	if a := h.Stream().GetArbitration(); a.GetStatus().GetCode() != int32(codes.AlreadyExists) {
+		t.Fatalf("still primary: %v", a)
+	}
+	// More than the queue and all windows hold.
+	frame := append(query(1, 1, 1, ""), make([]byte, 1400)...)
+	for range 3000 {
+		check(t, link.Inject(ctx, frame))
+	}
+	cancel()
+	select {
+	case err := <-done:
+		check(t, err)
+	case <-time.After(10 * time.Second):
+		t.Error("the switch did not stop")
 	}
 }
 
