@@ -14,7 +14,7 @@ import (
 )
 
 // The program is compiled with p4c's bmv2 back end (`make p4`). names.go and the
-// digest of the sources are made in the same step; a test holds them together.
+// digests of sources and results are made in the same step; tests hold them together.
 //
 //go:generate go run ./internal/genp4
 

@@ -8,24 +8,26 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/understudy-net/understudy/p4/internal/digest"
 )
 
-// What is compiled in must have been made of the source that stands here.
+// What is compiled in must have been made of the source that stands here, and be as
+// p4c wrote it.
 func TestBuildBelongsToSource(t *testing.T) {
-	want, err := os.ReadFile("build/sources.sha256")
+	want, err := os.ReadFile(digest.File)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := digest.Sources(os.DirFS("."))
+	got, err := digest.Record(os.DirFS("."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != strings.TrimSpace(string(want)) {
-		t.Error("p4/src has changed since p4/build was made: run `make p4` where p4c is installed, and commit the result")
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("p4/src or p4/build has changed since p4c ran: run `make p4` where p4c is installed, and commit the result\n-recorded +found:\n%s", diff)
 	}
 }
 
