@@ -13,8 +13,8 @@ import (
 )
 
 // What bounds the memory that controllers can take: how many streams one role may
-// have, how many roles there may ever be, since the highest election id of each is
-// remembered, and how many bytes the name of one may have.
+// have, how many roles there may ever be beside the default one, since the highest
+// election id of each is remembered, and how many bytes the name of one may have.
 const (
 	maxControllers = 64
 	maxRoles       = 64
@@ -109,7 +109,7 @@ func (a *arbiter) update(c *controller, m *p4v1.MasterArbitrationUpdate) error {
 		if len(name) > maxRoleName {
 			return status.Errorf(codes.InvalidArgument, "a role name of %d bytes, at most %d are possible", len(name), maxRoleName)
 		}
-		if len(a.roles) >= maxRoles {
+		if name != "" && len(a.roles) >= maxRoles {
 			return status.Errorf(codes.ResourceExhausted, "there are %d roles, no more are possible", maxRoles)
 		}
 		r = &role{}

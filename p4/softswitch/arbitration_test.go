@@ -254,6 +254,9 @@ func TestArbitrationBounds(t *testing.T) {
 	late := newController(t, client, "late")
 	late.arbitrate(role(1, "one more"))
 	told(t, "ResourceExhausted", late)
+	plain := newController(t, client, "plain") // the default role is always there
+	plain.elect(1)
+	told(t, "plain: OK, highest 1", plain)
 
 	for range 63 { // role 0 has one already
 		c := newController(t, client, "c")
