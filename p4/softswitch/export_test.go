@@ -2,6 +2,8 @@
 
 package softswitch
 
+import p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+
 // ErrLinkDown is what Send returns while the interface is down.
 var ErrLinkDown = errLinkDown
 
@@ -24,3 +26,23 @@ func (o *Offload) Complete(frame []byte) { o.complete(frame) }
 
 // SetMaxRead sets how many entities one Read may ask for.
 func (s *Switch) SetMaxRead(n int) { s.maxRead = n }
+
+// Update executes an update as if it stood in a WriteRequest.
+func (s *Switch) Update(u *p4v1.Update) error { return s.configured.update(u) }
+
+// Query returns what a ReadRequest with this entity does.
+func (s *Switch) Query(e *p4v1.Entity) (out []*p4v1.Entity) {
+	s.configured.query(e, func(p part) {
+		for i := range p.n {
+			out = append(out, p.at(i))
+		}
+	})
+	return out
+}
+
+// Forward takes a frame through the pipeline; what leaves is lost.
+func (s *Switch) Forward(port uint16, frame []byte) {
+	f := s.newForwarder()
+	defer f.close()
+	f.forward(port, frame, nil)
+}
