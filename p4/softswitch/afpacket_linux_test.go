@@ -153,3 +153,30 @@ func TestFlap(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// TestSendLengths sends frames of all lengths, whole ones and none at all.
+func TestSendLengths(t *testing.T) {
+	if !privateNetns(t) {
+		return
+	}
+	h := newHost(t, "a", "10.0.1.2/24", "10.0.1.1") // MTU 1500
+	link := serve(t, h.port)
+	send := softswitch.Sender(link)
+	for _, tc := range []struct {
+		length int
+		want   error
+	}{
+		{0, softswitch.ErrSend},
+		{13, softswitch.ErrSend},
+		{14, nil},
+		{60, nil},
+		{1514, nil},
+		{1519, softswitch.ErrTooLong},
+		{9014, softswitch.ErrTooLong},
+		{softswitch.MaxFrame, softswitch.ErrTooLong},
+	} {
+		if err := send(make([]byte, tc.length)); !errors.Is(err, tc.want) {
+			t.Errorf("%d bytes: %v, want %v", tc.length, err, tc.want)
+		}
+	}
+}

@@ -4,8 +4,12 @@ package softswitch
 
 import p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 
-// ErrLinkDown is what Send returns while the interface is down.
-var ErrLinkDown = errLinkDown
+// What Send returns, so that it is counted, for a frame that is lost.
+var (
+	ErrLinkDown = errLinkDown
+	ErrTooLong  = errTooLong
+	ErrSend     = errSend
+)
 
 // Sender returns a function that sends frames on a link, for one goroutine.
 func Sender(l Link) func(frame []byte) error {
