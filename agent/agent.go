@@ -187,7 +187,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			}
 			if d := a.part.GetHeartbeat().GetInterval().AsDuration(); d >= minInterval && d != every {
 				every = d
-				alive.Reset(d)
+				alive.Reset(alivePerBeats * d)
 			}
 		case <-alive.C:
 			a.send(aliveMessage)
@@ -493,6 +493,10 @@ func (a *Agent) streamUp(ctx context.Context, s *replication.Stream) {
 }
 
 // --- reports to the controller ---
+
+// alivePerBeats is how many heartbeats there are to one sign of life over the
+// session: it has to arrive once in the three intervals after which silence counts.
+const alivePerBeats = 2
 
 var aliveMessage = &agentv1.AgentMessage{Message: &agentv1.AgentMessage_Alive{Alive: &agentv1.Alive{}}}
 

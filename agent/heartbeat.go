@@ -6,9 +6,10 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"runtime"
 	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -16,9 +17,8 @@ import (
 	"github.com/understudy-net/understudy/internal/heartbeat"
 )
 
-// heartbeatSender sends signs of life through the data path, as the assignment in force
-// says. It has a thread of its own, with real-time priority where it may: three
-// late datagrams cost a failover. (Corosync does the same, for the same reason.)
+// heartbeatSender sends signs of life through the data path, as the assignment in
+// force says.
 type heartbeatSender struct {
 	part          atomic.Pointer[agentv1.Assignment]
 	applicationUp atomic.Bool
@@ -41,27 +41,37 @@ func (h *heartbeatSender) set(n *agentv1.Assignment) {
 // minInterval keeps a mistaken assignment from flooding the path.
 const minInterval = time.Millisecond
 
+// run sends until ctx ends.
+//
+// It waits in Go's poller and sends without telling Go's scheduler. A thread that
+// sleeps in a system call, as one with real-time priority would, keeps the thread
+// that watches over blocked ones (sysmon) awake: that took more time than all else
+// that an agent does.
 func (h *heartbeatSender) run(ctx context.Context, instance uint64, log *slog.Logger) error {
-	runtime.LockOSThread() // ends with the goroutine: the priority must not spread
-	err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}, 0)
-	if err != nil {
-		log.Warn("no real-time priority for heartbeats; grant CAP_SYS_NICE", "error", err)
-	}
 	var (
-		conn        net.Conn
+		conn        *net.UDPConn
+		raw         syscall.RawConn
 		destination string
+		every       time.Duration
 		sequence    uint32
 		buf         []byte
 	)
+	send := func(fd uintptr) bool {
+		// An error here is silence, which the controller hears.
+		unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+		return true
+	}
 	defer func() {
 		if conn != nil {
 			conn.Close()
 		}
 	}()
+	ticker := time.NewTicker(time.Hour)
+	defer ticker.Stop()
 	for {
 		n := h.part.Load()
-		interval := n.GetHeartbeat().GetInterval().AsDuration()
-		if n.GetHeartbeat().GetDestination() == "" || interval < minInterval {
+		d, interval := n.GetHeartbeat().GetDestination(), n.GetHeartbeat().GetInterval().AsDuration()
+		if d == "" || interval < minInterval {
 			select {
 			case <-ctx.Done():
 				return nil
@@ -69,13 +79,13 @@ func (h *heartbeatSender) run(ctx context.Context, instance uint64, log *slog.Lo
 				continue
 			}
 		}
-		if d := n.GetHeartbeat().GetDestination(); d != destination || conn == nil {
+		if d != destination || conn == nil {
 			if conn != nil {
 				conn.Close()
 			}
 			destination = d
-			if conn, err = net.Dial("udp", d); err != nil {
-				conn = nil
+			var err error
+			if conn, raw, err = dialHeartbeat(d); err != nil {
 				log.Warn("heartbeat destination", "address", d, "error", err)
 			}
 		}
@@ -90,14 +100,32 @@ func (h *heartbeatSender) run(ctx context.Context, instance uint64, log *slog.Lo
 				Sequence:      sequence,
 				Instance:      instance,
 			}.Append(buf[:0])
-			conn.Write(buf) // an error here is silence, which the controller hears
+			raw.Write(send)
 		}
-		// The thread itself sleeps: waking it up is then between it and the kernel,
-		// and no other goroutine is in the way.
-		ts := unix.NsecToTimespec(int64(interval))
-		unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &ts, nil)
-		if ctx.Err() != nil {
+		if interval != every {
+			every = interval
+			ticker.Reset(interval)
+		}
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-h.changed:
+		case <-ticker.C:
 		}
 	}
+}
+
+// dialHeartbeat opens a socket that sends to address, "host:port".
+func dialHeartbeat(address string) (*net.UDPConn, syscall.RawConn, error) {
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn := c.(*net.UDPConn)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, raw, nil
 }

@@ -101,6 +101,9 @@ type port struct {
 // ErrPipeline is wrapped by the errors of New about Config.Pipeline.
 var ErrPipeline = errors.New("pipeline")
 
+// window is how many bytes a controller may send before they are read.
+const window = 1 << 20
+
 // New checks the configuration and makes a switch that does not run yet.
 func New(cfg Config) (*Switch, error) {
 	s := &Switch{
@@ -180,6 +183,9 @@ func (s *Switch) Run(ctx context.Context) error {
 	}
 	srv := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
 		grpc.WaitForHandlers(true),
+		// Windows of its own choice let gRPC measure the path, with a ping for
+		// nearly every message.
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 		// A controller whose host is gone must not stay primary for hours, or its
 		// election id in use; one that asks whether the switch is there may do so.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
