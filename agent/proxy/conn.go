@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math"
@@ -54,7 +55,8 @@ type conn struct {
 	replayBefore time.Time
 	finished     bool // close when everything has been written
 	finishedAt   time.Time
-	gone         error // over: every goroutine returns
+	gone         error              // over: every goroutine returns
+	cancel       context.CancelFunc // takes the request in hand along; nil if there is none
 }
 
 func newConn(s *Server, id ID) *conn {
@@ -80,9 +82,11 @@ func (c *conn) attach(sock *net.TCPConn) {
 	c.startServing()
 }
 
-// startServing runs serve once this server is the active one; mu is held.
+// startServing runs serve once this server is the active one and the client has
+// something to say; mu is held. After a failover the requests in hand then need not
+// wait until every idle connection has been looked after.
 func (c *conn) startServing() {
-	if c.active && !c.serving && c.sock != nil && c.gone == nil && !c.finished {
+	if c.active && !c.serving && c.sock != nil && c.gone == nil && !c.finished && (c.in.unread() > 0 || c.in.eof) {
 		c.serving = true
 		c.srv.wg.Go(c.serve)
 	}
@@ -101,6 +105,9 @@ func (c *conn) end(why error, tell bool) {
 		return
 	}
 	c.gone = why
+	if c.cancel != nil {
+		c.cancel()
+	}
 	if c.sock != nil {
 		if tell {
 			c.srv.kernel.MarkClosing(c.id.Client, c.id.VIP)
@@ -203,6 +210,7 @@ func (c *conn) read() {
 			c.end(err, false)
 		}
 		received, eof, backup := c.in.received(), c.in.eof, !c.active
+		c.startServing()
 		c.cond.Broadcast()
 		c.mu.Unlock()
 

@@ -64,17 +64,13 @@ func (c *conn) serve() {
 	br := bufio.NewReaderSize(in, 4<<10)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	c.srv.wg.Go(func() { // a connection that is over takes its request along
-		c.mu.Lock()
-		for c.gone == nil && !c.finished {
-			c.cond.Wait()
-		}
-		gone := c.gone != nil
+	c.mu.Lock()
+	if c.gone != nil {
 		c.mu.Unlock()
-		if gone {
-			cancel()
-		}
-	})
+		return
+	}
+	c.cancel = cancel
+	c.mu.Unlock()
 	defer c.finish()
 	for {
 		in.budget = int64(c.srv.cfg.HeaderBytes)

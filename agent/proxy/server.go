@@ -392,15 +392,6 @@ func (s *Server) Lead(released bool) (ended int) {
 	strangers := s.strangers
 	s.strangers = map[ID]bool{}
 	s.mu.Unlock()
-	if was == following {
-		for id := range strangers {
-			// This host has no socket for them: its kernel answers the client's
-			// next packet with an RST, which the crash guard now lets through.
-			s.kernel.MarkClosing(id.Client, id.VIP)
-			s.stats.Ended.Add(1)
-			ended++
-		}
-	}
 	for _, c := range s.all() {
 		if was != following {
 			c.mu.Lock()
@@ -412,6 +403,15 @@ func (s *Server) Lead(released bool) (ended int) {
 		if !c.promote(released) {
 			ended++
 			s.giveUp(c, errors.New("it cannot be continued here"))
+		}
+	}
+	if was == following {
+		for id := range strangers {
+			// This host has no socket for them: its kernel answers the client's
+			// next packet with an RST, which the crash guard now lets through.
+			s.kernel.MarkClosing(id.Client, id.VIP)
+			s.stats.Ended.Add(1)
+			ended++
 		}
 	}
 	return ended

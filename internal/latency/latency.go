@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package latency asks of the Go runtime what a process needs whose pauses are
-// seen by clients: a heartbeat must not be late, and a reply not wait, for
-// something that the runtime does for itself.
+// Package latency asks of the kernel and of the Go runtime what a process needs
+// whose pauses are seen by clients: a heartbeat must not be late, and a reply not
+// wait, for something that the runtime does for itself or that can wait.
 package latency
 
 import (
@@ -23,6 +23,7 @@ var floor []byte
 // Prepare is called once, at the start of main. What the environment says
 // (GOMAXPROCS, GOGC) is left alone.
 func Prepare() {
+	askForShortSlices()
 	if os.Getenv("GOMAXPROCS") == "" {
 		// More processors than there are, in Go's terms: a thread that the kernel
 		// has put aside keeps its one, and a goroutine that has become runnable
@@ -41,12 +42,26 @@ func Prepare() {
 
 // warm makes the kernel give the process heapFloor of memory that is free to be
 // used afterwards: in huge pages where it can, which are also quickly taken back,
-// so that a process that is killed has closed its connections in no time.
+// so that a process that is killed has closed its connections in no time. What
+// the heap has below that, and has not touched, is used first: it is filled up.
 func warm() {
-	b := make([]byte, heapFloor)
-	preferHugePages(b)
+	small := make([][]byte, 8<<20/block)
+	for i := range small {
+		small[i] = make([]byte, block)
+		touch(small[i])
+	}
+	large := make([]byte, heapFloor)
+	preferHugePages(large)
+	touch(large)
+	runtime.KeepAlive(small)
+	runtime.KeepAlive(large)
+}
+
+// block is the size of the smallest piece in which Go's heap gives out whole pages.
+const block = 32<<10 + 1
+
+func touch(b []byte) {
 	for i := 0; i < len(b); i += os.Getpagesize() {
 		b[i] = 1
 	}
-	runtime.KeepAlive(b)
 }

@@ -8,6 +8,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	crand "crypto/rand"
 	"crypto/sha256"
@@ -225,13 +226,52 @@ func (h *handler) write(w http.ResponseWriter, r *http.Request, want Reply, body
 }
 
 // Serve runs a new instance on ln until ctx ends; that is a nil error. It closes
-// ln.
+// ln. The first requests are its own, so that it is as quick as one that has served
+// for a while: memory is there, code has been loaded.
 func Serve(ctx context.Context, ln net.Listener, name string) error {
 	srv := &http.Server{Handler: Handler(name), ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
+	go warm(ctx, Handler(name))
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
+}
+
+// warm runs h on a listener of its own and asks it for a few replies of each kind, on
+// as many connections as may be busy at a time.
+func warm(ctx context.Context, h http.Handler) {
+	const connections, rounds = 16, 4
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return
+	}
+	srv := &http.Server{Handler: h}
+	defer srv.Close()
+	go srv.Serve(ln)
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: connections, MaxIdleConnsPerHost: connections}}
+	defer client.CloseIdleConnections()
+	var wg sync.WaitGroup
+	for range connections {
+		wg.Go(func() {
+			for range rounds {
+				for _, r := range []Reply{{Size: 100_000, Pieces: 3, Delay: time.Millisecond}, {Size: 20_000, Pieces: 2, Chunked: true}} {
+					req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+ln.Addr().String()+r.URI(), bytes.NewReader(make([]byte, 20_000)))
+					if err != nil {
+						return
+					}
+					res, err := client.Do(req)
+					if err != nil {
+						return
+					}
+					io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
