@@ -178,7 +178,7 @@ func (c *conn) answer(ctx context.Context, req *http.Request, consumed func() ui
 			return false
 		}
 	} else {
-		stream = &watchedBody{ReadCloser: req.Body, closed: make(chan struct{})}
+		stream = newWatchedBody(req.Body)
 	}
 
 	deadline := time.Now().Add(c.srv.cfg.UpstreamPatience)
@@ -207,13 +207,21 @@ func (c *conn) answer(ctx context.Context, req *http.Request, consumed func() ui
 			return false
 		}
 		up := c.srv.upstreamFailed(ctx, err)
-		again := stream == nil || !stream.touched.Load()
+		again := stream == nil || stream.abandon()
 		if c.over() {
 			return false
 		}
 		if !again || (up && attempt >= 3) || time.Now().After(deadline) {
-			c.reply(plain(http.StatusBadGateway), req, consumed(), true)
+			// Who reads the body may still do so: where it ends is not asked for, as
+			// the connection is closed.
+			c.mu.Lock()
+			end := c.in.received()
+			c.mu.Unlock()
+			c.reply(plain(http.StatusBadGateway), req, end, true)
 			return false
+		}
+		if stream != nil {
+			stream = newWatchedBody(req.Body)
 		}
 		c.pause(time.Duration(attempt+1) * 2 * time.Millisecond)
 	}
@@ -261,7 +269,7 @@ func (c *conn) run(ctx context.Context, req *http.Request, whole []byte, stream 
 	default:
 		out.Body = http.NoBody
 	}
-	return c.srv.transport.RoundTrip(out)
+	return c.srv.upstream.roundTrip(ctx, out)
 }
 
 // reply logs a reply. With end > 0 it is complete then; otherwise the caller
@@ -371,18 +379,38 @@ func (w *replyWriter) flush() error {
 	return w.c.appendReply(b, begin)
 }
 
-// watchedBody is a request body that is passed on as it comes. The transport may
-// go on reading it after the reply has begun; closed tells when it has stopped.
+// watchedBody is a request body that is passed on as it comes. It may go on being
+// read after the reply has begun; closed tells when that is over.
 type watchedBody struct {
 	io.ReadCloser
-	touched atomic.Bool
-	once    sync.Once
-	closed  chan struct{}
+	state  atomic.Int32 // untouched, touched or abandoned
+	once   sync.Once
+	closed chan struct{}
+}
+
+const (
+	untouched = iota
+	touched
+	abandoned
+)
+
+var errAbandoned = errors.New("the request is run anew")
+
+func newWatchedBody(r io.ReadCloser) *watchedBody {
+	return &watchedBody{ReadCloser: r, closed: make(chan struct{})}
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.touched.Store(true)
+	if !b.state.CompareAndSwap(untouched, touched) && b.state.Load() == abandoned {
+		return 0, errAbandoned
+	}
 	return b.ReadCloser.Read(p)
+}
+
+// abandon keeps a body that nobody has begun to read from being read; false if
+// somebody has.
+func (b *watchedBody) abandon() bool {
+	return b.state.CompareAndSwap(untouched, abandoned)
 }
 
 // Close leaves the rest of the body to drain.

@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -188,13 +187,13 @@ const maxConns = 1 << 17
 // Follow, Lead, Release, Fence and SetStream are meant for one caller, who knows
 // the controller's word.
 type Server struct {
-	cfg       Config
-	log       *slog.Logger
-	kernel    Kernel
-	app       Application
-	transport *http.Transport
-	stats     Stats
-	wg        sync.WaitGroup
+	cfg      Config
+	log      *slog.Logger
+	kernel   Kernel
+	app      Application
+	upstream *upstream
+	stats    Stats
+	wg       sync.WaitGroup
 
 	mu       sync.Mutex
 	conns    map[ID]*conn
@@ -212,24 +211,11 @@ func New(cfg Config, kernel Kernel, app Application, log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	var d net.Dialer
-	d.SetMultipathTCP(false)
-	d.Timeout = time.Second
 	return &Server{
 		cfg: cfg, log: log, kernel: kernel, app: app,
 		conns:     map[ID]*conn{},
 		strangers: map[ID]bool{},
-		transport: &http.Transport{
-			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return d.DialContext(ctx, "tcp", cfg.Upstream)
-			},
-			DisableCompression:    true,
-			MaxIdleConnsPerHost:   1024,
-			IdleConnTimeout:       20 * time.Second,
-			ResponseHeaderTimeout: cfg.UpstreamTimeout,
-			WriteBufferSize:       32 << 10,
-			ReadBufferSize:        32 << 10,
-		},
+		upstream:  &upstream{address: cfg.Upstream, timeout: cfg.UpstreamTimeout},
 	}
 }
 
@@ -248,7 +234,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		cancel()
 		s.Fence()
 		s.wg.Wait()
-		s.transport.CloseIdleConnections()
+		s.upstream.close()
 	}()
 	for {
 		sock, err := l.Accept()
@@ -642,7 +628,8 @@ func (s *Server) sweep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case now := <-t.C:
+			s.upstream.prune(now)
 		}
 		for _, c := range s.all() {
 			c.mu.Lock()
