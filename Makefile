@@ -14,8 +14,10 @@ PROGRAMS := understudy understudy-controller understudy-agent understudy-switch
 
 .PHONY: build demo test check fuzz bench packages generate p4 api ebpf clean
 
+# Without cgo a program runs on any host, and has less memory to give back when it is
+# killed: its connections end sooner.
 build:
-	$(GO) build -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
 demo: build
 	bin/understudy lab demo

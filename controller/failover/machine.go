@@ -47,6 +47,10 @@ const (
 	// silent while the agent's session shows that it lives: a path that is only
 	// slow, behind a burst of data say, costs no failover.
 	pathPatience = 4
+	// coldPatience is how many times the limit of silence a server may be silent
+	// whose connections nobody else holds. To replace it loses all of them: haste
+	// saves nothing, and one that was only slow loses nothing when it is heard again.
+	coldPatience = 25
 )
 
 // MaxEpoch is the highest epoch that an agent may claim. The switch has 32 bits
@@ -452,7 +456,7 @@ func (m *Machine) Due() time.Time {
 		for _, at := range []struct {
 			pulse *pulse
 			limit time.Duration
-		}{{&s.beat, limit}, {&s.beat, pathPatience * limit}, {&s.alive, limit}} {
+		}{{&s.beat, limit}, {&s.beat, pathPatience * limit}, {&s.beat, coldPatience * limit}, {&s.alive, limit}} {
 			if !at.pulse.seen() {
 				continue
 			}
@@ -506,6 +510,15 @@ func (m *Machine) failed(s, witness *server) (failure, bool) {
 		return failure{CauseHeartbeats, s.beat.last, ""}, true
 	}
 	return failure{}, false
+}
+
+// soleFailed is failed for a server whose connections nobody else holds.
+func (m *Machine) soleFailed(s, witness *server) (failure, bool) {
+	why, bad := m.failed(s, witness)
+	if bad && why.cause == CauseHeartbeats && s.beat.silence(m.now) <= coldPatience*m.limit() {
+		return failure{}, false
+	}
+	return why, bad
 }
 
 func (m *Machine) holdDown(s *server) time.Duration {

@@ -186,7 +186,7 @@ func (m *Machine) settleSimplex() {
 			other = s
 		}
 	}
-	why, bad := m.failed(a, other)
+	why, bad := m.soleFailed(a, other)
 	// serves: only its agent's session is lost, the server itself is heard.
 	serves := !a.attached && a.lost.cause == CauseTimedOut && m.fresh(a) && a.beatUp
 	switch {
@@ -253,6 +253,9 @@ func (m *Machine) settleJoining() {
 	a, b := m.active, m.backup
 	aWhy, aBad := m.failed(a, b)
 	bWhy, bBad := m.failed(b, a)
+	if !m.resumed {
+		aWhy, aBad = m.soleFailed(a, b)
+	}
 	switch {
 	case aBad && m.resumed && b.well() && (aWhy.cause != CauseHeartbeats || !bBad):
 		m.flipTo(b, aWhy, false)

@@ -39,7 +39,9 @@ var built = sync.OnceValues(func() (string, error) {
 	for _, p := range []string{"understudy", "understudy-controller", "understudy-agent", "understudy-switch"} {
 		args = append(args, "github.com/understudy-net/understudy/cmd/"+p)
 	}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+	build := exec.Command("go", args...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return dir, nil
