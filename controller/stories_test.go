@@ -133,6 +133,16 @@ func TestControllerRestarts(t *testing.T) {
 	if pair.GetEpoch() != 4 {
 		t.Errorf("epoch %d, want 4 as before", pair.GetEpoch())
 	}
+	// The pair is duplex by what the agents have said; what they are told is on its
+	// way.
+	for _, b := range []*agent{b1, b2} {
+		eventually(t, b.server.Name+" is told", func() error {
+			if len(b.told()) == 0 {
+				return errors.New("nothing yet")
+			}
+			return nil
+		})
+	}
 	if diff := cmp.Diff([]string{"ROLE_BACKUP 4 peer server2"}, b1.told()); diff != "" {
 		t.Errorf("what server1 was told (-want +got):\n%s", diff)
 	}
