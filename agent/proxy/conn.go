@@ -118,6 +118,36 @@ func (c *conn) end(why error, tell bool) {
 	c.cond.Broadcast()
 }
 
+// retire is the first half of end: nothing more is done for the connection, and who
+// works for it is told. bury is the second.
+func (c *conn) retire(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone != nil {
+		return
+	}
+	c.gone = why
+	if c.cancel != nil {
+		c.cancel()
+	}
+	busy := c.in.unread() > 0 || c.out.held() > 0
+	c.in, c.out = requestStream{}, replyLog{}
+	if busy {
+		c.cond.Broadcast()
+	}
+}
+
+// bury closes the socket of a connection that was retired, and ends all that waits
+// for it.
+func (c *conn) bury() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sock != nil && c.gone == errFenced {
+		abort(c.sock)
+	}
+	c.cond.Broadcast()
+}
+
 // drop is end for callers without the lock, and forgets the connection.
 func (c *conn) drop(why error, tell bool) {
 	c.mu.Lock()

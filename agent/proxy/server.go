@@ -471,19 +471,33 @@ func (s *Server) Replicate(stream Stream, arm func() error) error {
 	return nil
 }
 
-// Fence drops every connection without a word to the clients.
+// Fence drops every connection without a word to the clients. Nothing is done for
+// any of them from here on; their sockets are closed a moment later.
 func (s *Server) Fence() {
 	s.mu.Lock()
 	old := s.conns
 	s.conns = map[ID]*conn{}
 	s.role, s.released, s.stream = fenced, false, nil
 	s.mu.Unlock()
-	for _, c := range old {
-		c.mu.Lock()
-		c.end(errFenced, false)
-		c.mu.Unlock()
+	if len(old) == 0 {
+		return
 	}
+	for _, c := range old {
+		c.retire(errFenced)
+	}
+	s.wg.Go(func() {
+		time.Sleep(closeFenced)
+		for _, c := range old {
+			c.bury()
+		}
+	})
 }
+
+// closeFenced is how long the sockets of a fenced server are kept. To close them is
+// work for the kernel, of which each wakes two goroutines, at a moment when the switch
+// and the other server, which may be on the same host, have requests to answer. It is
+// well before the server can become a backup (failover.Config.HoldDown).
+const closeFenced = 50 * time.Millisecond
 
 func (s *Server) kick(list []*conn) {
 	for _, c := range list {

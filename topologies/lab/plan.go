@@ -51,8 +51,9 @@ type process struct {
 // would be those of its scheduler. What carries packets comes before what makes
 // them.
 const (
-	niceInfrastructure = -10
-	niceLoad           = -5
+	niceSwitch = -15 // and the controller
+	niceAgent  = -10
+	niceLoad   = -5
 )
 
 // plan is all that is to be written and started for a topology, in the order of
@@ -76,7 +77,7 @@ func newPlan(t *topologies.Topology, topologyDir string, p paths) (*plan, error)
 	}
 
 	pl.processes = append(pl.processes, process{
-		Name: sw.Name, Node: sw.Name, Role: roleSwitch, Args: switchArgs(t, sw), Nice: niceInfrastructure,
+		Name: sw.Name, Node: sw.Name, Role: roleSwitch, Args: switchArgs(t, sw), Nice: niceSwitch,
 	})
 	for _, n := range t.OfKind(topologies.Server) {
 		pl.dirs = append(pl.dirs, p.appDir(n.Name))
@@ -89,7 +90,7 @@ func newPlan(t *topologies.Topology, topologyDir string, p paths) (*plan, error)
 	}
 	pl.processes = append(pl.processes, process{
 		Name: "controller", Node: sw.Name, Role: roleController,
-		Args: []string{"understudy-controller", "--config", p.config("controller")}, Nice: niceInfrastructure,
+		Args: []string{"understudy-controller", "--config", p.config("controller")}, Nice: niceSwitch,
 	})
 	for _, n := range t.OfKind(topologies.Server) {
 		name := n.Name + "-agent"
@@ -98,7 +99,7 @@ func newPlan(t *topologies.Topology, topologyDir string, p paths) (*plan, error)
 		}
 		pl.processes = append(pl.processes, process{
 			Name: name, Node: n.Name, Role: roleAgent,
-			Args: []string{"understudy-agent", "--config", p.config(name)}, Nice: niceInfrastructure,
+			Args: []string{"understudy-agent", "--config", p.config(name)}, Nice: niceAgent,
 		})
 	}
 	return pl, nil
