@@ -23,10 +23,11 @@ demo: build
 	bin/understudy lab demo
 
 # Packages are tested one after the other: several of them measure, or fill both
-# cores of a small machine with a lab of their own.
+# cores of a small machine with a lab of their own. What they run is built by some of
+# them, which the cache of results does not know: hence -count 1.
 test: packages build
 	@$(GO) vet -buildvcs=false ./...
-	@set -o pipefail; $(GO) test -buildvcs=false -json -p 1 -timeout 20m ./... | \
+	@set -o pipefail; $(GO) test -buildvcs=false -count 1 -json -p 1 -timeout 20m ./... | \
 	    $(GO) run -buildvcs=false ./internal/testreport $(if $(filter 0,$(shell id -u)),-must agent/bpf$(comma)topologies/lab$(comma)p4/softswitch)
 
 comma := ,
