@@ -274,9 +274,12 @@ func withNginx(t *testing.T) {
 	t.Helper()
 	nginx := program(t, "nginx")
 	root := t.TempDir()
-	os.Chmod(root, 0o755)
-	for p := root; p != "/"; p = filepath.Dir(p) {
-		os.Chmod(p, 0o755|os.ModeSticky&modeOf(p))
+	// nginx's workers are somebody else: they may look into the test's directories,
+	// of which the one above all of them is not the test's.
+	for p := root; filepath.Clean(p) != filepath.Clean(os.TempDir()) && p != "/"; p = filepath.Dir(p) {
+		if err := os.Chmod(p, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, size := range map[string]int{"small": 200, "medium": 20_000, "large": 1_000_000} {
 		b := bytes.Repeat([]byte(name+" file of the test\n"), size/20+1)[:size]
@@ -297,14 +300,6 @@ func withNginx(t *testing.T) {
 	if _, err := understudy(t, "lab", "up", "--topology", topology(t, more.String())); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func modeOf(path string) os.FileMode {
-	i, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return i.Mode()
 }
 
 // active returns the name of the server that speaks.
