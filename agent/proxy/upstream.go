@@ -24,8 +24,9 @@ const (
 	replyHeaderBytes = 1 << 20
 	// maxInterim replies (1xx) may come before the reply.
 	maxInterim = 8
-	// unread request bodies of up to this size fit into the sockets' buffers, so
-	// that an application that answers without reading them is heard.
+	// inlineBody is the longest request body that is sent before the reply is read:
+	// it fits into the sockets' buffers, so that an application that answers without
+	// reading it is heard.
 	inlineBody = 16 << 10
 )
 

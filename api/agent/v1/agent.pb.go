@@ -227,7 +227,7 @@ func (*AgentMessage_Protection) isAgentMessage_Message() {}
 
 func (*AgentMessage_Alive) isAgentMessage_Message() {}
 
-// Alive is sent as often as heartbeats are, while the agent has a part: a second
+// Alive is sent once per two heartbeats, while the agent has a part: a second
 // sign of life, by another path. A server is silent when both have stopped; a
 // data path that is only slow costs no failover.
 type Alive struct {
