@@ -93,7 +93,9 @@ entry in a P4 switch when the active one fails.`,
 	root.SetErr(stderr)
 	root.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
 	root.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	root.AddCommand(check(stdout))
+	root.AddCommand(check(stdout),
+		print(stdout, "schema", "Print the JSON schema of the configuration, for editors", config.Schema),
+		print(stdout, "example", "Print a configuration that has everything, with comments", config.Example))
 	return root
 }
 
@@ -102,8 +104,10 @@ func check(stdout io.Writer) *cobra.Command {
 		Use:   "check FILE",
 		Short: "Check a configuration and say everything that is wrong with it",
 		Long: `check reads a configuration as the controller would, and does nothing else. Every
-fault is one line, FILE:line: what; what to do. The exit code is 0 if there is
-none, and 3 else.`,
+fault is one line, FILE:line: what; what to do.
+
+Exit codes: 0 the file is valid, 1 it cannot be read, 2 the command line is wrong,
+3 the file has faults.`,
 		Example: "  understudy-controller check /etc/understudy/controller.yaml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -113,6 +117,19 @@ none, and 3 else.`,
 			}
 			fmt.Fprintf(stdout, "%s: valid: %d pairs, %d services\n", args[0], len(cfg.Pairs), len(cfg.Services))
 			return nil
+		},
+	}
+}
+
+// print is a command that prints a text that the program has with it.
+func print(stdout io.Writer, name, short string, text []byte) *cobra.Command {
+	return &cobra.Command{
+		Use:   name,
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := stdout.Write(text)
+			return err
 		},
 	}
 }

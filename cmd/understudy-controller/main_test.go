@@ -62,6 +62,8 @@ func TestCommandLine(t *testing.T) {
 		{"check", []string{"check", good}, 0, "c.yaml: valid: 1 pairs, 1 services\n", ""},
 		{"check finds faults", []string{"check", bad}, exitConfig, "", `c.yaml:3: state_dir: "state" is not an absolute path`},
 		{"check of nothing", []string{"check"}, exitUsage, "", "accepts 1 arg(s), received 0"},
+		{"schema", []string{"schema"}, 0, `"$schema": "http://json-schema.org/draft-07/schema#"`, ""},
+		{"example", []string{"example"}, 0, "yaml-language-server: $schema=", ""},
 		{"check of no file", []string{"check", "/nonexistent"}, exitFailed, "", "no such file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

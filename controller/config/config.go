@@ -5,6 +5,23 @@
 // It is strict: a key that it does not know is a fault, so is a value that
 // could mean two things, and all faults of a file are reported at once, each as
 // "FILE:line: what; what to do".
+//
+// # How to add a section
+//
+//  1. Its type, and a field of Config, in a file of its own, say bgp.go.
+//  2. Beside it a method func (r *reader) bgp(m mapping, c *Config), which takes its
+//     mapping by r.mapping(m.keys["bgp"], "bgp", "its", "keys") and each value by a
+//     method of mapping (number, duration, text, choice, ...). These gather faults
+//     with their lines; what they cannot check is told by r.fault(x.at("key"), what,
+//     do). Where a key is new in kind, m.describe says so to the schema.
+//  3. A line in the list of sections, at a place after those that it counts on.
+//     With an example there, the section is required.
+//  4. Every key in example.yaml, with a comment: comments become descriptions in the
+//     schema.
+//  5. A file in testdata/wrong for each fault that it can find.
+//
+// Then run go test ./controller/config -update, and read what it wrote: the
+// schema, and the faults at the end of the new wrong files.
 package config
 
 import (

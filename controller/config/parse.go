@@ -25,69 +25,105 @@ func Parse(file string, text []byte) (*Config, error) {
 	return c, nil
 }
 
+// A section is one key of the configuration.
+type section struct {
+	key string
+	// example is what a fault tells to add; a section that has one is required.
+	example string
+	read    func(*reader, mapping, *Config)
+}
+
+// sections are read in this order: one may count on those before it.
+var sections = []section{
+	{"switch", `switch: {name: s1, address: "127.0.0.1:9559", device_id: 1}`, (*reader).theSwitch},
+	{"listen", `listen: {agents: "172.31.255.1:9400", admin: "unix:/run/understudy/controller.sock"}`, (*reader).listen},
+	{"state_dir", "", (*reader).stateDir},
+	{"heartbeat", "", (*reader).heartbeat},
+	{"gateways", `gateways: [{address: 10.0.1.1, mac: "02:00:00:00:01:01"}]`, (*reader).gateways},
+	{"vip_mac", "", (*reader).vipMAC},
+	{"routes", "", (*reader).routes},
+	{"pairs", `pairs: [{name: web, servers: [...]}]`, (*reader).pairs},
+	{"services", `services: [{name: web, pair: web, vip: 198.51.100.10, protocol: tcp, port: 80, upstream: "127.0.0.1:8080"}]`, (*reader).services},
+}
+
 func (r *reader) config(text []byte) *Config {
 	root := r.document(text)
 	if root == nil {
 		return nil
 	}
-	m := r.mapping(root, "", "switch", "listen", "state_dir", "heartbeat", "gateways", "vip_mac", "routes", "pairs", "services")
-	if len(m.keys) == 0 && len(r.faults) > 0 {
-		return nil // not even a mapping: what is missing would be noise
+	known := make([]string, len(sections))
+	for i, s := range sections {
+		known[i] = s.key
 	}
-	c := &Config{StateDir: DefaultStateDir}
-
-	r.require(m, "switch", "switch: {name: s1, address: \"127.0.0.1:9559\", device_id: 1}")
-	if n := m.keys["switch"]; n != nil {
-		s := r.mapping(n, "switch", "name", "address", "device_id")
-		c.Switch = Switch{
-			Name:     s.text("name", "s1"),
-			Address:  s.hostPort("address", "\"127.0.0.1:9559\"", false, false),
-			DeviceID: s.number("device_id", true, 0, 1<<64-1, 0),
+	m := r.mapping(root, "", known...)
+	if m.spoilt[""] {
+		return nil // not even a mapping
+	}
+	c := &Config{}
+	for _, s := range sections {
+		if s.example != "" {
+			m.describe(s.key, field{Required: true})
+			if m.keys[s.key] == nil && !m.spoilt[s.key] {
+				r.fault(m.line, s.key+" is missing", "add \""+s.example+"\"")
+			}
 		}
+		s.read(r, m, c)
 	}
+	return c
+}
 
-	r.require(m, "listen", "listen: {agents: \"172.31.255.1:9400\", admin: \"unix:/run/understudy/controller.sock\"}")
-	if n := m.keys["listen"]; n != nil {
-		l := r.mapping(n, "listen", "agents", "admin")
-		c.Listen.Agents = l.hostPort("agents", "\"172.31.255.1:9400\"", true, true)
-		c.Listen.Admin = l.listenAddress("admin")
+func (r *reader) theSwitch(m mapping, c *Config) {
+	n := m.keys["switch"]
+	if n == nil {
+		return
 	}
-
-	if dir, ok := m.scalar("state_dir", false, DefaultStateDir); ok {
-		if !filepath.IsAbs(dir) {
-			m.bad("state_dir", dir, "an absolute path", DefaultStateDir)
-		}
-		c.StateDir = filepath.Clean(dir)
+	s := r.mapping(n, "switch", "name", "address", "device_id")
+	c.Switch = Switch{
+		Name:     s.text("name", "s1"),
+		Address:  s.hostPort("address", "\"127.0.0.1:9559\"", false, false),
+		DeviceID: s.number("device_id", true, 0, 1<<64-1, 0),
 	}
+}
 
+func (r *reader) listen(m mapping, c *Config) {
+	n := m.keys["listen"]
+	if n == nil {
+		return
+	}
+	l := r.mapping(n, "listen", "agents", "admin")
+	c.Listen.Agents = l.hostPort("agents", "\"172.31.255.1:9400\"", true, true)
+	c.Listen.Admin = l.listenAddress("admin")
+}
+
+func (r *reader) stateDir(m mapping, c *Config) {
+	c.StateDir = DefaultStateDir
+	m.describe("state_dir", field{Default: DefaultStateDir})
+	if dir := m.filePath("state_dir", false, DefaultStateDir); dir != "" {
+		c.StateDir = dir
+	}
+}
+
+func (r *reader) heartbeat(m mapping, c *Config) {
 	h := r.mapping(m.keys["heartbeat"], "heartbeat", "interval", "missed", "port")
 	c.Heartbeat = Heartbeat{
 		Interval: h.duration("interval", time.Millisecond, 10*time.Second, DefaultHeartbeatInterval),
 		Missed:   int(h.number("missed", false, 2, 100, DefaultHeartbeatMissed)),
 		Port:     uint16(h.number("port", false, 1, 65535, DefaultHeartbeatPort)),
 	}
+}
 
-	r.gateways(m, c)
+func (r *reader) vipMAC(m mapping, c *Config) {
 	if mac, ok := m.mac("vip_mac", false); ok {
 		c.VIPMAC = mac
 	} else if len(c.Gateways) > 0 {
 		c.VIPMAC = c.Gateways[0].MAC
-	}
-	r.routes(m, c)
-	r.pairs(m, c)
-	r.services(m, c)
-	return c
-}
-
-func (r *reader) require(m mapping, key, example string) {
-	if m.keys[key] == nil {
-		r.fault(0, key+" is missing", "add \""+example+"\"")
 	}
 }
 
 // listenAddress reads host:port or unix:PATH.
 func (m mapping) listenAddress(key string) string {
 	const example = "\"unix:/run/understudy/controller.sock\""
+	m.describe(key, field{Type: "string", Pattern: "^(unix:/.*|[^ \t/]*:[0-9]+)$"})
 	text, ok := m.scalar(key, true, example)
 	if !ok {
 		return ""
@@ -106,7 +142,6 @@ func (m mapping) listenAddress(key string) string {
 }
 
 func (r *reader) gateways(m mapping, c *Config) {
-	r.require(m, "gateways", "gateways: [{address: 10.0.1.1, mac: \"02:00:00:00:01:01\"}]")
 	seen := map[netip.Addr]bool{}
 	for i, n := range m.list("gateways") {
 		g := r.mapping(n, fmt.Sprintf("gateways[%d]", i), "address", "mac")
@@ -142,7 +177,6 @@ func (r *reader) routes(m mapping, c *Config) {
 }
 
 func (r *reader) pairs(m mapping, c *Config) {
-	r.require(m, "pairs", "pairs: [{name: web, servers: [...]}]")
 	names := map[string]bool{}
 	servers := map[string]bool{}
 	type place struct {
@@ -166,7 +200,7 @@ func (r *reader) pairs(m mapping, c *Config) {
 		}
 		names[p.Name] = true
 		list := x.list("servers")
-		if k := len(list); k < 2 || k > ServersPerPair {
+		if k := len(list); !x.spoilt[""] && (k < 2 || k > ServersPerPair) {
 			r.fault(x.at("servers"), fmt.Sprintf("pair %q has %d servers", p.Name, k),
 				fmt.Sprintf("give it 2 to %d", ServersPerPair))
 		}
@@ -214,7 +248,6 @@ func (r *reader) gatewayOf(y mapping, c *Config) Gateway {
 }
 
 func (r *reader) services(m mapping, c *Config) {
-	r.require(m, "services", "services: [{name: web, pair: web, vip: 198.51.100.10, protocol: tcp, port: 80, upstream: \"127.0.0.1:8080\"}]")
 	if n := m.keys["services"]; n != nil && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 		r.fault(n.Line, "no service", "add one")
 	}
@@ -238,15 +271,11 @@ func (r *reader) services(m mapping, c *Config) {
 		}
 		vip, ok := x.addr("vip", "198.51.100.10")
 		s.VIP = vip
-		if text, given := x.scalar("protocol", true, "tcp"); given {
-			switch text {
-			case "tcp":
-				s.Protocol = TCP
-			case "udp":
-				s.Protocol = UDP
-			default:
-				x.bad("protocol", text, "tcp or udp", "tcp")
-			}
+		switch x.choice("protocol", true, "", "tcp", "udp") {
+		case "tcp":
+			s.Protocol = TCP
+		case "udp":
+			s.Protocol = UDP
 		}
 		s.Port = uint16(x.number("port", true, 1, 65535, 0))
 		s.Upstream = x.hostPort("upstream", "\"127.0.0.1:8080\"", false, false)

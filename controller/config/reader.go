@@ -9,10 +9,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -23,6 +25,8 @@ import (
 type reader struct {
 	file   string
 	faults Faults
+	// note, if not nil, is told what each key may be: the schema is made of that.
+	note func(path string, f field)
 }
 
 func (r *reader) fault(line int, what, do string) {
@@ -35,7 +39,7 @@ func (r *reader) document(text []byte) *yaml.Node {
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
 		if errors.Is(err, io.EOF) {
-			r.fault(0, "it is empty", "write a configuration into it")
+			r.fault(1, "it is empty", "write a configuration into it")
 			return nil
 		}
 		line, what := yamlError(err)
@@ -47,7 +51,7 @@ func (r *reader) document(text []byte) *yaml.Node {
 		r.fault(more.Line, "a second document in the same file", "keep everything in one document")
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
-		r.fault(0, "it is empty", "write a configuration into it")
+		r.fault(1, "it is empty", "write a configuration into it")
 		return nil
 	}
 	return doc.Content[0]
@@ -59,11 +63,15 @@ func yamlError(err error) (int, string) {
 	if rest, ok := strings.CutPrefix(what, "line "); ok {
 		if number, text, ok := strings.Cut(rest, ": "); ok {
 			if line, err := strconv.Atoi(number); err == nil {
+				// Its scanner counts lines from 1, what is above it from 0.
+				if strings.HasPrefix(text, "did not find expected") {
+					line++
+				}
 				return line, text
 			}
 		}
 	}
-	return 0, what
+	return 1, what
 }
 
 // mapping is a mapping whose keys are all known.
@@ -72,18 +80,23 @@ type mapping struct {
 	name string // how faults call it: "switch", "pairs[1]", "" for the whole
 	line int
 	keys map[string]*yaml.Node
+	// spoilt keys are there, and were told to be wrong; "" is the whole mapping.
+	spoilt map[string]bool
 }
 
 func (r *reader) mapping(n *yaml.Node, name string, known ...string) mapping {
-	m := mapping{r: r, name: name, keys: map[string]*yaml.Node{}}
+	m := mapping{r: r, name: name, keys: map[string]*yaml.Node{}, spoilt: map[string]bool{}}
+	m.describe("", field{Type: "object", Keys: known})
 	if n == nil {
 		return m
 	}
 	m.line = n.Line
 	if !r.plain(n, name) {
+		m.spoilt[""] = true
 		return m
 	}
 	if n.Kind != yaml.MappingNode {
+		m.spoilt[""] = true
 		r.fault(n.Line, fmt.Sprintf("%s is %s, not a mapping", called(name), kind(n)),
 			"write it as \"key: value\" lines with the keys "+strings.Join(known, ", "))
 		return m
@@ -101,6 +114,8 @@ func (r *reader) mapping(n *yaml.Node, name string, known ...string) mapping {
 			seen[k.Value] = true
 			if r.plain(v, m.path(k.Value)) {
 				m.keys[k.Value] = v
+			} else {
+				m.spoilt[k.Value] = true
 			}
 		}
 	}
@@ -139,6 +154,19 @@ func kind(n *yaml.Node) string {
 	return "something else"
 }
 
+// describe notes what a key may be; "" is the mapping itself. Whether a key is
+// required, and an example, come from scalar and require.
+func (m mapping) describe(key string, f field) {
+	if m.r.note == nil {
+		return
+	}
+	path := m.name
+	if key != "" {
+		path = m.path(key)
+	}
+	m.r.note(path, f)
+}
+
 func (m mapping) path(key string) string {
 	if m.name == "" {
 		return key
@@ -156,6 +184,7 @@ func (m mapping) at(key string) int {
 
 // list returns the elements of a list, none when the key is absent.
 func (m mapping) list(key string) []*yaml.Node {
+	m.describe(key, field{Type: "array"})
 	n := m.keys[key]
 	if n == nil {
 		return nil
@@ -170,9 +199,10 @@ func (m mapping) list(key string) []*yaml.Node {
 // scalar returns the text of a key; ok is false when it is absent (a fault if it
 // is required) or not a scalar.
 func (m mapping) scalar(key string, required bool, example string) (string, bool) {
+	m.describe(key, field{Required: required, Example: strings.Trim(example, `"`)})
 	n := m.keys[key]
 	if n == nil {
-		if required {
+		if required && !m.spoilt[key] && !m.spoilt[""] {
 			m.r.fault(m.line, fmt.Sprintf("%s is missing", m.path(key)), "add \""+key+": "+example+"\"")
 		}
 		return "", false
@@ -190,6 +220,11 @@ func (m mapping) bad(key, text, want, example string) {
 
 func (m mapping) number(key string, required bool, low, high, def uint64) uint64 {
 	example := strconv.FormatUint(max(low, 1), 10)
+	f := field{Type: "integer", Minimum: &low, Maximum: &high}
+	if !required {
+		f.Default = def
+	}
+	m.describe(key, f)
 	text, ok := m.scalar(key, required, example)
 	if !ok {
 		return def
@@ -203,6 +238,7 @@ func (m mapping) number(key string, required bool, low, high, def uint64) uint64
 }
 
 func (m mapping) duration(key string, low, high, def time.Duration) time.Duration {
+	m.describe(key, field{Type: "string", Pattern: `^[0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h)([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*$`, Default: def.String()})
 	text, ok := m.scalar(key, false, def.String())
 	if !ok {
 		return def
@@ -218,6 +254,7 @@ func (m mapping) duration(key string, low, high, def time.Duration) time.Duratio
 const nameRunes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
 func (m mapping) text(key, example string) string {
+	m.describe(key, field{Type: "string", Pattern: "^[A-Za-z0-9._-]{1,63}$"})
 	text, ok := m.scalar(key, true, example)
 	if !ok {
 		return ""
@@ -231,6 +268,7 @@ func (m mapping) text(key, example string) string {
 
 func (m mapping) mac(key string, required bool) (MAC, bool) {
 	const example = "\"02:00:00:00:01:01\""
+	m.describe(key, field{Type: "string", Pattern: "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"})
 	text, ok := m.scalar(key, required, example)
 	if !ok {
 		return MAC{}, false
@@ -244,6 +282,7 @@ func (m mapping) mac(key string, required bool) (MAC, bool) {
 }
 
 func (m mapping) addr(key, example string) (netip.Addr, bool) {
+	m.describe(key, field{Type: "string", Pattern: "^[0-9A-Fa-f.:]+$"})
 	text, ok := m.scalar(key, true, example)
 	if !ok {
 		return netip.Addr{}, false
@@ -258,6 +297,7 @@ func (m mapping) addr(key, example string) (netip.Addr, bool) {
 }
 
 func (m mapping) prefix(key, example string) (netip.Prefix, bool) {
+	m.describe(key, field{Type: "string", Pattern: "^[0-9A-Fa-f.:]+/[0-9]{1,3}$"})
 	text, ok := m.scalar(key, true, example)
 	if !ok {
 		return netip.Prefix{}, false
@@ -274,8 +314,64 @@ func (m mapping) prefix(key, example string) (netip.Prefix, bool) {
 	return p, true
 }
 
+// choice reads one of several words.
+func (m mapping) choice(key string, required bool, def string, words ...string) string {
+	f := field{Type: "string", Enum: words}
+	if !required {
+		f.Default = def
+	}
+	m.describe(key, f)
+	text, ok := m.scalar(key, required, words[0])
+	if !ok {
+		return def
+	}
+	if !slices.Contains(words, text) {
+		m.bad(key, text, oneOf(words), words[0])
+		return def
+	}
+	return text
+}
+
+// oneOf is "a, b or c".
+func oneOf(words []string) string {
+	n := len(words) - 1
+	if n == 0 {
+		return words[0]
+	}
+	return strings.Join(words[:n], ", ") + " or " + words[n]
+}
+
+// boolean reads true or false.
+func (m mapping) boolean(key string, def bool) bool {
+	m.describe(key, field{Type: "boolean", Default: def})
+	text, ok := m.scalar(key, false, "true")
+	if !ok {
+		return def
+	}
+	if text != "true" && text != "false" {
+		m.bad(key, text, "true or false", "true")
+		return def
+	}
+	return text == "true"
+}
+
+// filePath reads an absolute path, "" when it is absent.
+func (m mapping) filePath(key string, required bool, example string) string {
+	m.describe(key, field{Type: "string", Pattern: "^/"})
+	text, ok := m.scalar(key, required, example)
+	if !ok {
+		return ""
+	}
+	if !filepath.IsAbs(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		m.bad(key, text, "an absolute path", example)
+		return ""
+	}
+	return filepath.Clean(text)
+}
+
 // hostPort reads "host:port". A host may be left out where anyHost is true.
 func (m mapping) hostPort(key, example string, anyHost, anyPort bool) string {
+	m.describe(key, field{Type: "string", Pattern: "^[^ \t/]*:[0-9]+$"})
 	text, ok := m.scalar(key, true, example)
 	if !ok {
 		return ""
