@@ -290,7 +290,7 @@ func (l *PacketLink) receive(sock *packetSocket, r *receiver, read func(uintptr)
 				stats.rxErrors.Add(1)
 				continue
 			}
-			stats.received(len(frame))
+			stats.received(frame)
 			handle(frame, off)
 		}
 		if r.since >= batch {

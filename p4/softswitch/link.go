@@ -37,20 +37,43 @@ var (
 // PortStats counts what a port did. Its methods may be called from any goroutine.
 type PortStats struct {
 	rxPackets, rxBytes, rxErrors         atomic.Uint64
+	rxMulticast, rxBroadcast             atomic.Uint64
 	txPackets, txBytes                   atomic.Uint64
+	txMulticast, txBroadcast             atomic.Uint64
 	txDown, txTooLong, txNoBuf, txErrors atomic.Uint64
 }
 
-func (p *PortStats) received(n int) {
+func (p *PortStats) received(frame []byte) {
 	p.rxPackets.Add(1)
-	p.rxBytes.Add(uint64(n))
+	p.rxBytes.Add(uint64(len(frame)))
+	if group(frame) {
+		if broadcast(frame) {
+			p.rxBroadcast.Add(1)
+		} else {
+			p.rxMulticast.Add(1)
+		}
+	}
 }
 
-func (p *PortStats) sent(n int, err error) {
+// group tells whether the destination of a frame is a group's (IEEE 802, bit I/G).
+func group(frame []byte) bool { return len(frame) > 0 && frame[0]&1 != 0 }
+
+func broadcast(frame []byte) bool {
+	return len(frame) >= 6 && binary.BigEndian.Uint32(frame) == 0xffffffff && binary.BigEndian.Uint16(frame[4:]) == 0xffff
+}
+
+func (p *PortStats) sent(frame []byte, err error) {
 	switch err {
 	case nil:
 		p.txPackets.Add(1)
-		p.txBytes.Add(uint64(n))
+		p.txBytes.Add(uint64(len(frame)))
+		if group(frame) {
+			if broadcast(frame) {
+				p.txBroadcast.Add(1)
+			} else {
+				p.txMulticast.Add(1)
+			}
+		}
 	case errLinkDown:
 		p.txDown.Add(1)
 	case errTooLong:
@@ -65,7 +88,9 @@ func (p *PortStats) sent(n int, err error) {
 // Stats is a copy of a port's counts.
 type Stats struct {
 	RxPackets, RxBytes, RxErrors uint64
+	RxMulticast, RxBroadcast     uint64 // of RxPackets
 	TxPackets, TxBytes           uint64
+	TxMulticast, TxBroadcast     uint64 // of TxPackets
 	// Frames that were not sent, and why.
 	TxLinkDown, TxTooLong, TxQueueFull, TxErrors uint64
 }
@@ -74,7 +99,9 @@ type Stats struct {
 func (p *PortStats) Snapshot() Stats {
 	return Stats{
 		RxPackets: p.rxPackets.Load(), RxBytes: p.rxBytes.Load(), RxErrors: p.rxErrors.Load(),
+		RxMulticast: p.rxMulticast.Load(), RxBroadcast: p.rxBroadcast.Load(),
 		TxPackets: p.txPackets.Load(), TxBytes: p.txBytes.Load(),
+		TxMulticast: p.txMulticast.Load(), TxBroadcast: p.txBroadcast.Load(),
 		TxLinkDown: p.txDown.Load(), TxTooLong: p.txTooLong.Load(),
 		TxQueueFull: p.txNoBuf.Load(), TxErrors: p.txErrors.Load(),
 	}

@@ -14,7 +14,8 @@ type MemLink struct {
 	// that forwards it. It may keep the frame. It must be set before Run.
 	Out func(frame []byte)
 
-	in chan memFrame
+	in   chan memFrame
+	down chan bool
 }
 
 type memFrame struct {
@@ -24,7 +25,7 @@ type memFrame struct {
 
 // NewMemLink returns a link that hands what is sent to out, which may be nil.
 func NewMemLink(out func(frame []byte)) *MemLink {
-	return &MemLink{Out: out, in: make(chan memFrame)}
+	return &MemLink{Out: out, in: make(chan memFrame), down: make(chan bool, 1)}
 }
 
 // Inject lets a frame come in at the port. It returns when all that the switch
@@ -51,7 +52,7 @@ func (l *MemLink) Serve(ctx context.Context, stats *PortStats, handle func([]byt
 		case <-ctx.Done():
 			return nil
 		case f := <-l.in:
-			stats.received(len(f.data))
+			stats.received(f.data)
 			handle(f.data, nil)
 			close(f.done)
 		}
@@ -64,4 +65,31 @@ func (l *MemLink) Send(_ *txBuffer, frame []byte, _ *Offload) error {
 		l.Out(bytes.Clone(frame))
 	}
 	return nil
+}
+
+// SetDown says that the link is down, or up again, as gNMI then tells. Frames are
+// carried all the same.
+func (l *MemLink) SetDown(down bool) {
+	select {
+	case <-l.down: // nobody has seen it
+	default:
+	}
+	l.down <- down
+}
+
+// Watch implements Watcher.
+func (l *MemLink) Watch(ctx context.Context, report func(LinkStatus)) {
+	report(LinkStatus{Admin: true, Oper: OperUp})
+	for {
+		select {
+		case down := <-l.down:
+			if down {
+				report(LinkStatus{Admin: true, Oper: OperDown})
+			} else {
+				report(LinkStatus{Admin: true, Oper: OperUp})
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -126,6 +126,7 @@ func (h *host) do(f func() error) {
 // device is a running switch on real interfaces.
 type device struct {
 	*softswitch.Switch
+	addr   string // of P4Runtime and gNMI
 	client p4v1.P4RuntimeClient
 	h      *switchtest.Harness
 }
@@ -160,7 +161,7 @@ func startDevice(t *testing.T, ports map[uint16]string) *device {
 		sw.LogStats()
 		conn.Close()
 	})
-	return &device{Switch: sw, client: p4v1.NewP4RuntimeClient(conn),
+	return &device{Switch: sw, addr: lis.Addr().String(), client: p4v1.NewP4RuntimeClient(conn),
 		h: switchtest.Connect(t, p4v1.NewP4RuntimeClient(conn), config.GetP4Info())}
 }
 

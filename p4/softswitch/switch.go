@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package softswitch runs a P4 program on the network interfaces of a Linux host
-// and serves P4Runtime for it. What executes packets is package v1model; here are
-// the ports, the goroutines and the servers.
+// and serves P4Runtime for it, and gNMI for its ports. What executes packets is
+// package v1model; here are the ports, the goroutines and the servers.
 //
 // Each port has one goroutine that receives frames, takes them through the whole
 // pipeline and sends what comes out. No packet is queued in between, but in the
@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -28,6 +29,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	faultv1 "github.com/understudy-net/understudy/api/switchfault/v1"
+	"github.com/understudy-net/understudy/internal/gnmiserver"
 	"github.com/understudy-net/understudy/p4/v1model"
 )
 
@@ -44,7 +46,7 @@ type Config struct {
 	DropPort uint16
 	// Pipeline is set from the start; nil leaves that to a controller.
 	Pipeline *p4v1.ForwardingPipelineConfig
-	// Listener is where P4Runtime is served. Run closes it.
+	// Listener is where P4Runtime and gNMI are served. Run closes it.
 	Listener net.Listener
 	// FaultInjection serves understudy.switchfault.v1.Faults as well.
 	FaultInjection bool
@@ -56,6 +58,9 @@ type Config struct {
 type Port struct {
 	Number uint16
 	Link   Link
+	// Name is what gNMI calls the port; without one it is that of the network
+	// interface, or "port" and its number.
+	Name string
 }
 
 // A Switch is one device. Make it with New, start it with Run.
@@ -77,6 +82,8 @@ type Switch struct {
 	arbiter  *arbiter
 	stopping chan struct{}
 
+	interfaces gnmiserver.Tree // what gNMI shows of the ports
+
 	faults *faults
 	stats  stats
 }
@@ -96,6 +103,7 @@ type stats struct {
 type port struct {
 	Port
 	stats PortStats
+	linkState
 }
 
 // ErrPipeline is wrapped by the errors of New about Config.Pipeline.
@@ -146,6 +154,9 @@ func New(cfg Config) (*Switch, error) {
 		}
 		s.ports[p.Number] = &port{Port: p}
 	}
+	if err := s.nameInterfaces(); err != nil {
+		return nil, err
+	}
 	if cfg.FaultInjection {
 		s.faults = newFaults()
 	}
@@ -181,6 +192,10 @@ func (s *Switch) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	g.Go(func() error {
+		s.watchInterfaces(ctx)
+		return nil
+	})
 	srv := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
 		grpc.WaitForHandlers(true),
 		// Windows of its own choice let gRPC measure the path, with a ping for
@@ -194,8 +209,11 @@ func (s *Switch) Run(ctx context.Context) error {
 	if s.faults != nil {
 		faultv1.RegisterFaultsServer(srv, s.faults)
 	}
+	gnmi := s.newGNMI()
+	gnmipb.RegisterGNMIServer(srv, gnmi)
 	hs := health.NewServer()
-	hs.SetServingStatus("p4.v1.P4Runtime", healthpb.HealthCheckResponse_SERVING)
+	hs.SetServingStatus(p4v1.P4Runtime_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+	hs.SetServingStatus(gnmipb.GNMI_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(srv, hs)
 	reflection.Register(srv)
 	g.Go(func() error {
@@ -208,6 +226,7 @@ func (s *Switch) Run(ctx context.Context) error {
 		<-ctx.Done()
 		hs.Shutdown()
 		close(s.stopping)
+		gnmi.Stop()
 		stopped := make(chan struct{})
 		go func() {
 			srv.GracefulStop()
@@ -291,7 +310,7 @@ func (f *forwarder) send(frame *v1model.Frame) {
 		return
 	}
 	p := s.ports[frame.Port]
-	p.stats.sent(len(frame.Data), p.Link.Send(f.tx, frame.Data, f.offload(frame)))
+	p.stats.sent(frame.Data, p.Link.Send(f.tx, frame.Data, f.offload(frame)))
 }
 
 // offload says what the kernel still has to do to the frame: what it would have

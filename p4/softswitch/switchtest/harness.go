@@ -247,6 +247,9 @@ func (h *Harness) Send(port uint16, frame []byte) []Frame {
 	return h.take()
 }
 
+// SetDown lets the link of a port fail, or work again, as gNMI tells it.
+func (h *Harness) SetDown(port uint16, down bool) { h.links[port].SetDown(down) }
+
 func (h *Harness) take() []Frame {
 	h.mu.Lock()
 	defer h.mu.Unlock()
