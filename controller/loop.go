@@ -105,7 +105,7 @@ func newLoop(cfg *config.Config, log *slog.Logger, secret []byte, h *history) *l
 				Name: s.Name, Vip: s.VIP.AsSlice(), Protocol: uint32(s.Protocol), Port: uint32(s.Port), Upstream: s.Upstream,
 			})
 			p.listed = append(p.listed, &adminv1.Service{
-				Name: s.Name, Vip: s.VIP.String(), Protocol: config.ProtocolName(s.Protocol), Port: uint32(s.Port),
+				Name: s.Name, Vip: s.VIP.String(), Protocol: s.Protocol.String(), Port: uint32(s.Port),
 			})
 		}
 		p.writer.done = func(epoch uint64) {

@@ -34,7 +34,7 @@ func standing(c *config.Config) []p4rt.Entry {
 					Table: "punt",
 					Key: []p4rt.Arg{
 						p4rt.Exact("dst_addr", p4rt.Addr(gw)),
-						p4rt.Exact("protocol", p4rt.Uint[uint8](config.UDP)),
+						p4rt.Exact("protocol", p4rt.Uint(uint8(config.UDP))),
 						p4rt.Exact("dst_port", p4rt.Uint(c.Heartbeat.Port)),
 					},
 					Action: "to_controller",
@@ -50,7 +50,7 @@ func standing(c *config.Config) []p4rt.Entry {
 	seen := map[netip.Addr]bool{}
 	for _, s := range c.Services {
 		pair := pairOf(c, s.Pair)
-		add(duplicate(s.VIP, s.Protocol, s.Port, pair.ID))
+		add(duplicate(s.VIP, uint8(s.Protocol), s.Port, pair.ID))
 		if seen[s.VIP] {
 			continue
 		}

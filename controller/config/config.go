@@ -26,6 +26,7 @@ package config
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -36,14 +37,14 @@ import (
 
 // Config is a whole configuration that has passed every check.
 type Config struct {
-	Switch    Switch
-	Listen    Listen
-	StateDir  string
+	Switch    Switch `apply:"restart"`
+	Listen    Listen `apply:"restart"`
+	StateDir  string `apply:"restart"`
 	Heartbeat Heartbeat
 	Gateways  []Gateway
 	// VIPMAC is what the switch answers to ARP requests and neighbour
 	// solicitations for a VIP.
-	VIPMAC   MAC
+	VIPMAC   MAC `yaml:"vip_mac"`
 	Routes   []Route
 	Pairs    []Pair
 	Services []Service
@@ -79,6 +80,8 @@ type Gateway struct {
 	MAC     MAC
 }
 
+func (g Gateway) String() string { return g.Address.String() }
+
 // Route tells the switch where to send what is for no service.
 type Route struct {
 	Prefix     netip.Prefix
@@ -91,7 +94,7 @@ type Route struct {
 type Pair struct {
 	// ID counts the pairs from 1, in the order of the file. It is also the number
 	// of the pair's multicast group.
-	ID      uint16
+	ID      uint16 `diff:"-"`
 	Name    string
 	Servers []Server
 }
@@ -99,9 +102,9 @@ type Pair struct {
 // Server is one server of a pair.
 type Server struct {
 	// Replica counts the servers of a pair from 1.
-	Replica uint8
+	Replica uint8 `diff:"-"`
 	// RID is the server's replication id, unique among all.
-	RID  uint16
+	RID  uint16 `diff:"-"`
 	Name string
 	// Port is the switch's port that leads to it.
 	Port uint16
@@ -116,20 +119,23 @@ type Service struct {
 	Pair string
 	VIP  netip.Addr
 	// Protocol is an IP protocol number.
-	Protocol uint8
+	Protocol Protocol
 	Port     uint16
 	// Upstream is the local application, host:port on each server.
 	Upstream string
 }
 
-// IP protocol numbers that a service may have.
+// Protocol is an IP protocol number.
+type Protocol uint8
+
+// The protocols that a service may have.
 const (
-	TCP = 6
-	UDP = 17
+	TCP Protocol = 6
+	UDP Protocol = 17
 )
 
-// ProtocolName is the name that the file has for a protocol number.
-func ProtocolName(p uint8) string {
+// String is the name that the file has for a protocol.
+func (p Protocol) String() string {
 	switch p {
 	case TCP:
 		return "tcp"
@@ -176,17 +182,28 @@ func (c *Config) PairServices(pair string) []Service {
 // Fault is one thing that is wrong.
 type Fault struct {
 	File string
-	Line int // 0: the file as a whole
+	Line int // 0 for an object
+	// Object is not nil for a fault of something that was made through the API. File
+	// is empty then.
+	Object *Object
 	// What is wrong; what to do about it.
 	What, Do string
 }
 
 func (f Fault) Error() string {
-	where := f.File
-	if f.Line > 0 {
-		where = fmt.Sprintf("%s:%d", f.File, f.Line)
+	where := fmt.Sprintf("%s:%d", f.File, f.Line)
+	if f.Object != nil {
+		where = f.Object.String()
 	}
 	return fmt.Sprintf("%s: %s; %s", where, f.What, f.Do)
+}
+
+// order sorts faults: objects come after the file.
+func (f Fault) order() int {
+	if f.Object != nil {
+		return objectLine
+	}
+	return f.Line
 }
 
 // Faults are all that is wrong, in the order of the file. There is at least one.
@@ -202,9 +219,26 @@ func (f Faults) Error() string {
 
 // Load reads and checks a file. An error about its content is of type Faults.
 func Load(path string) (*Config, error) {
-	text, err := os.ReadFile(path)
+	text, err := ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, text)
+}
+
+// ReadFile reads a configuration's text, of which it reads no more than one may
+// have.
+func ReadFile(path string) ([]byte, error) {
+	text, err := func() ([]byte, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return io.ReadAll(io.LimitReader(f, maxFile+1))
+	}()
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w; name a file that exists and can be read", err)
 	}
-	return Parse(path, text)
+	return text, nil
 }

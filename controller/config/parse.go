@@ -16,14 +16,24 @@ import (
 // Parse checks a configuration; file is its name, for faults, which are returned
 // all together as Faults.
 func Parse(file string, text []byte) (*Config, error) {
-	r := &reader{file: file}
+	return ParseWith(file, text, nil)
+}
+
+func (r *reader) parse(text []byte) (*Config, error) {
+	if len(text) > maxFile {
+		r.fault(1, fmt.Sprintf("it has %d bytes, more than %d", len(text), maxFile), "name another file")
+		return nil, r.faults
+	}
 	c := r.config(text)
 	if len(r.faults) > 0 {
-		slices.SortStableFunc(r.faults, func(a, b Fault) int { return a.Line - b.Line })
+		slices.SortStableFunc(r.faults, func(a, b Fault) int { return a.order() - b.order() })
 		return nil, r.faults
 	}
 	return c, nil
 }
+
+// maxFile bounds a configuration, in bytes: 16384 services need a quarter of it.
+const maxFile = 16 << 20
 
 // A section is one key of the configuration.
 type section struct {
@@ -185,9 +195,6 @@ func (r *reader) pairs(m mapping, c *Config) {
 	}
 	places := map[place]string{}
 	list := m.list("pairs")
-	if n := m.keys["pairs"]; n != nil && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
-		r.fault(n.Line, "no pair", "add one")
-	}
 	if len(list) > MaxPairs {
 		r.fault(m.at("pairs"), fmt.Sprintf("%d pairs, the switch has room for %d", len(list), MaxPairs), "use another switch for the rest")
 		return
@@ -248,13 +255,10 @@ func (r *reader) gatewayOf(y mapping, c *Config) Gateway {
 }
 
 func (r *reader) services(m mapping, c *Config) {
-	if n := m.keys["services"]; n != nil && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
-		r.fault(n.Line, "no service", "add one")
-	}
 	names := map[string]bool{}
 	type key struct {
 		vip      netip.Addr
-		protocol uint8
+		protocol Protocol
 		port     uint16
 	}
 	keys := map[key]string{}
@@ -294,7 +298,7 @@ func (r *reader) services(m mapping, c *Config) {
 		}
 		k := key{vip, s.Protocol, s.Port}
 		if other, twice := keys[k]; twice && s.Port != 0 && s.Protocol != 0 {
-			r.fault(x.at("port"), fmt.Sprintf("service %q is %v port %d/%s, as is %q", s.Name, vip, s.Port, ProtocolName(s.Protocol), other),
+			r.fault(x.at("port"), fmt.Sprintf("service %q is %v port %d/%s, as is %q", s.Name, vip, s.Port, s.Protocol, other),
 				"change one of them")
 		}
 		keys[k] = s.Name

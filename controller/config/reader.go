@@ -25,12 +25,18 @@ import (
 type reader struct {
 	file   string
 	faults Faults
+	// objects were made through the API, and are read as parts of the file.
+	objects []Object
 	// note, if not nil, is told what each key may be: the schema is made of that.
 	note func(path string, f field)
 }
 
 func (r *reader) fault(line int, what, do string) {
-	r.faults = append(r.faults, Fault{File: r.file, Line: line, What: what, Do: do})
+	f := Fault{File: r.file, Line: line, What: what, Do: do}
+	if i := line - objectLine; i >= 0 && i < len(r.objects) {
+		f.File, f.Line, f.Object = "", 0, &r.objects[i]
+	}
+	r.faults = append(r.faults, f)
 }
 
 // document parses text into its root mapping, nil when there is none.
@@ -54,6 +60,7 @@ func (r *reader) document(text []byte) *yaml.Node {
 		r.fault(1, "it is empty", "write a configuration into it")
 		return nil
 	}
+	r.merge(doc.Content[0])
 	return doc.Content[0]
 }
 
