@@ -133,7 +133,58 @@ func (l *loader) expr(at scope, raw json.RawMessage, ctx exprContext, depth int)
 			return nil, at.errorf("index of register %q is a %v", n, idx.Type())
 		}
 		return &RegisterExpr{r, idx}, nil
-	case "register_array", "counter_array", "calculation", "string", "parameters_vector":
+	case "header_stack":
+		n, err := name()
+		if err != nil {
+			return nil, err
+		}
+		if st := l.stacks[n]; st != nil {
+			return &StackExpr{st}, nil
+		}
+		return nil, at.errorf("no header stack %q", n)
+	case "header_union":
+		n, err := name()
+		if err != nil {
+			return nil, err
+		}
+		if u := l.unions[n]; u != nil {
+			return &UnionExpr{u}, nil
+		}
+		return nil, at.errorf("no header union %q", n)
+	case "header_union_stack":
+		n, err := name()
+		if err != nil {
+			return nil, err
+		}
+		if st := l.unionStacks[n]; st != nil {
+			return &UnionStackExpr{st}, nil
+		}
+		return nil, at.errorf("no header union stack %q", n)
+	case "stack_field":
+		v, err := names(at, j.Value, 2)
+		if err != nil {
+			return nil, err
+		}
+		st := l.stacks[v[0]]
+		if st == nil {
+			return nil, at.errorf("no header stack %q", v[0])
+		}
+		return memberNamed(at, &StackLast{st}, st.Type, v[1])
+	case "union_stack_field":
+		v, err := names(at, j.Value, 3)
+		if err != nil {
+			return nil, err
+		}
+		st := l.unionStacks[v[0]]
+		if st == nil {
+			return nil, at.errorf("no header union stack %q", v[0])
+		}
+		i := st.Type.member(v[1])
+		if i < 0 {
+			return nil, at.errorf("union type %q has no member %q", st.Type.Name, v[1])
+		}
+		return memberNamed(at, &UnionHeader{&UnionLast{st}, i}, st.Type.Members[i].Type, v[2])
+	case "register_array", "counter_array", "meter_array", "calculation", "string", "parameters_vector":
 		if ctx.objects {
 			return l.object(at, j.typeValue, ctx, depth)
 		}
@@ -176,6 +227,15 @@ func (l *loader) object(at scope, v typeValue, ctx exprContext, depth int) (Expr
 			return nil, at.errorf("counter %q is direct and cannot be named", n)
 		}
 		return &CounterRef{c}, nil
+	case "meter_array":
+		m := l.meters[n]
+		if m == nil {
+			return nil, at.errorf("no meter %q", n)
+		}
+		if m.Direct {
+			return nil, at.errorf("meter %q is direct and cannot be named", n)
+		}
+		return &MeterRef{m}, nil
 	case "register_array":
 		r := l.registers[n]
 		if r == nil {
@@ -202,6 +262,10 @@ func (l *loader) operation(at scope, raw json.RawMessage, ctx exprContext, depth
 		return nil, err
 	}
 	ctx.objects = false
+	switch j.Op {
+	case "dereference_header_stack", "dereference_stack", "dereference_union_stack", "access_field", "access_union_header":
+		return l.access(at, j.Op, j.Left, j.Right, ctx, depth)
+	}
 	sub := func(side string, raw json.RawMessage) (Expr, error) {
 		if isNull(raw) {
 			return nil, at.errorf("operator %q has no %s side", j.Op, side)
@@ -257,7 +321,8 @@ func (l *loader) operation(at scope, raw json.RawMessage, ctx exprContext, depth
 	if op == Eq || op == Ne {
 		operand = left.Type()
 	}
-	if left.Type() != operand || right.Type() != operand || operand == Object {
+	if left.Type() != operand || right.Type() != operand ||
+		operand == Object || operand == StackRef || operand == UnionStackRef {
 		return nil, at.errorf("operator %q: %v and %v", j.Op, left.Type(), right.Type())
 	}
 	switch op {
@@ -267,9 +332,129 @@ func (l *loader) operation(at scope, raw json.RawMessage, ctx exprContext, depth
 			return nil, at.errorf("operator %q: the width must be a number from 1 to %d", j.Op, maxFieldBits)
 		}
 	case Eq, Ne:
-		if lh, ok := left.(*HeaderExpr); ok && lh.Header.Type != right.(*HeaderExpr).Header.Type {
+		if operand == HeaderRef && HeaderTypeOf(left) != HeaderTypeOf(right) {
 			return nil, at.errorf("operator %q: headers of different types", j.Op)
+		}
+		if operand == UnionRef && UnionTypeOf(left) != UnionTypeOf(right) {
+			return nil, at.errorf("operator %q: unions of different types", j.Op)
 		}
 	}
 	return &Binary{op, left, right}, nil
+}
+
+// access reads an operator that reaches into something. What is known when the
+// program is loaded becomes a plain reference.
+func (l *loader) access(at scope, op string, left, right json.RawMessage, ctx exprContext, depth int) (Expr, error) {
+	if isNull(left) || isNull(right) {
+		return nil, at.errorf("operator %q wants two sides", op)
+	}
+	x, err := l.expr(at, left, ctx, depth+1)
+	if err != nil {
+		return nil, err
+	}
+	wrong := func() error { return at.errorf("operator %q: a %v on the left", op, x.Type()) }
+	switch op {
+	case "dereference_header_stack", "dereference_stack", "dereference_union_stack":
+		idx, err := l.expr(at, right, ctx, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		if idx.Type() != Data {
+			return nil, at.errorf("operator %q: a %v as index", op, idx.Type())
+		}
+		n := -1
+		if k, ok := idx.(*Const); ok && k.Value.IsInt64() && k.Value.Sign() >= 0 && k.Value.Int64() < maxObjects {
+			n = int(k.Value.Int64())
+		}
+		switch x := x.(type) {
+		case *StackExpr:
+			if n >= 0 && n < len(x.Stack.Headers) {
+				return &HeaderExpr{x.Stack.Headers[n]}, nil
+			}
+			return &StackElem{x.Stack, idx}, nil
+		case *UnionStackExpr:
+			if n >= 0 && n < len(x.Stack.Unions) {
+				return &UnionExpr{x.Stack.Unions[n]}, nil
+			}
+			return &UnionElem{x.Stack, idx}, nil
+		}
+		return nil, wrong()
+	}
+	var i int
+	if err := at.decode(right, &i); err != nil {
+		return nil, err
+	}
+	if op == "access_union_header" {
+		if x.Type() != UnionRef {
+			return nil, wrong()
+		}
+		if n := len(UnionTypeOf(x).Members); i < 0 || i >= n {
+			return nil, at.errorf("operator %q: member %d of a union of %d", op, i, n)
+		}
+		if u, ok := x.(*UnionExpr); ok {
+			return &HeaderExpr{u.Union.Headers[i]}, nil
+		}
+		return &UnionHeader{x, i}, nil
+	}
+	if x.Type() != HeaderRef {
+		return nil, wrong()
+	}
+	t := HeaderTypeOf(x)
+	if i < 0 || i > len(t.Fields) {
+		return nil, at.errorf("operator %q: field %d of a header of %d", op, i, len(t.Fields))
+	}
+	if i == len(t.Fields) { // the hidden field comes last
+		return member(x, t, -1), nil
+	}
+	return member(x, t, i), nil
+}
+
+func memberNamed(at scope, h Expr, t *HeaderType, name string) (Expr, error) {
+	i := t.field(name)
+	if i < 0 && name != validField {
+		return nil, at.errorf("header type %q has no field %q", t.Name, name)
+	}
+	return member(h, t, i), nil
+}
+
+// member returns field i of a header; i is -1 for its validity.
+func member(h Expr, t *HeaderType, i int) Expr {
+	if x, ok := h.(*HeaderExpr); ok {
+		if i < 0 {
+			return &ValidExpr{x.Header}
+		}
+		return &FieldExpr{FieldRef{x.Header, i}}
+	}
+	if i < 0 {
+		return &Unary{BoolToData, &Unary{Valid, h}}
+	}
+	return &MemberExpr{h, t, i}
+}
+
+// HeaderTypeOf returns the type of the header that an expression refers to, or nil.
+func HeaderTypeOf(e Expr) *HeaderType {
+	switch e := e.(type) {
+	case *HeaderExpr:
+		return e.Header.Type
+	case *StackElem:
+		return e.Stack.Type
+	case *StackLast:
+		return e.Stack.Type
+	case *UnionHeader:
+		return UnionTypeOf(e.Union).Members[e.Index].Type
+	}
+	return nil
+}
+
+// UnionTypeOf returns the type of the union that an expression refers to, or nil.
+func UnionTypeOf(e Expr) *UnionType {
+	switch e := e.(type) {
+	case *UnionExpr:
+		return e.Union.Type
+	case *UnionElem:
+		return e.Stack.Type
+	case *UnionLast:
+		return e.Stack.Type
+	}
+	return nil
 }

@@ -57,6 +57,15 @@ type loader struct {
 	p           *Program
 	types       map[string]*HeaderType
 	headers     map[string]*Header
+	headerIDs   map[int]*Header
+	stacks      map[string]*Stack
+	unionTypes  map[string]*UnionType
+	unions      map[string]*Union
+	unionIDs    map[int]*Union
+	unionStacks map[string]*UnionStack
+	valueSets   map[string]*ValueSet
+	meters      map[string]*MeterArray
+	profiles    map[string]*ActionProfile
 	calcs       map[string]*Calculation
 	counters    map[string]*CounterArray
 	registers   map[string]*RegisterArray
@@ -121,21 +130,21 @@ type jsonRoot struct {
 	Meta        *jsonMeta         `json:"__meta__"`
 	HeaderTypes []json.RawMessage `json:"header_types"`
 	Headers     []json.RawMessage `json:"headers"`
-	Stacks      []jsonNamed       `json:"header_stacks"`
-	UnionTypes  []jsonNamed       `json:"header_union_types"`
-	Unions      []jsonNamed       `json:"header_unions"`
-	UnionStacks []jsonNamed       `json:"header_union_stacks"`
+	Stacks      []json.RawMessage `json:"header_stacks"`
+	UnionTypes  []json.RawMessage `json:"header_union_types"`
+	Unions      []json.RawMessage `json:"header_unions"`
+	UnionStacks []json.RawMessage `json:"header_union_stacks"`
 	FieldLists  []json.RawMessage `json:"field_lists"`
 	Errors      []json.RawMessage `json:"errors"`
 	Enums       []json.RawMessage `json:"enums"`
 	Parsers     []json.RawMessage `json:"parsers"`
-	ParseVsets  []jsonNamed       `json:"parse_vsets"`
+	ParseVsets  []json.RawMessage `json:"parse_vsets"`
 	Deparsers   []json.RawMessage `json:"deparsers"`
-	Meters      []jsonNamed       `json:"meter_arrays"`
+	Meters      []json.RawMessage `json:"meter_arrays"`
 	Counters    []json.RawMessage `json:"counter_arrays"`
 	Registers   []json.RawMessage `json:"register_arrays"`
 	Calcs       []json.RawMessage `json:"calculations"`
-	LearnLists  []jsonNamed       `json:"learn_lists"`
+	LearnLists  []json.RawMessage `json:"learn_lists"`
 	Actions     []json.RawMessage `json:"actions"`
 	Pipelines   []json.RawMessage `json:"pipelines"`
 	Checksums   []json.RawMessage `json:"checksums"`
@@ -185,18 +194,8 @@ func (l *loader) load(data []byte) error {
 		return top.unsupported("format version %d.%d (newest known is %d.%d)",
 			p.Version[0], p.Version[1], MajorVersion, MinorVersion)
 	}
-	for _, refused := range []struct {
-		kind string
-		list []jsonNamed
-	}{
-		{"header stack", root.Stacks}, {"header union type", root.UnionTypes},
-		{"header union", root.Unions}, {"header union stack", root.UnionStacks},
-		{"parser value set", root.ParseVsets}, {"meter", root.Meters},
-		{"digest", root.LearnLists}, {"extern", root.Externs},
-	} {
-		if len(refused.list) > 0 {
-			return top.unsupported("%s %q", refused.kind, refused.list[0].Name)
-		}
+	if len(root.Externs) > 0 {
+		return top.unsupported("extern %q", root.Externs[0].Name)
 	}
 	for _, step := range []struct {
 		kind string
@@ -205,12 +204,19 @@ func (l *loader) load(data []byte) error {
 	}{
 		{"header_types", root.HeaderTypes, l.headerType},
 		{"headers", root.Headers, l.header},
+		{"header_stacks", root.Stacks, l.stack},
+		{"header_union_types", root.UnionTypes, l.unionType},
+		{"header_unions", root.Unions, l.union},
+		{"header_union_stacks", root.UnionStacks, l.unionStack},
 		{"errors", root.Errors, l.errorCode},
 		{"field_aliases", root.Aliases, l.alias},
 		{"calculations", root.Calcs, l.calculation},
 		{"counter_arrays", root.Counters, l.counter},
+		{"meter_arrays", root.Meters, l.meter},
 		{"register_arrays", root.Registers, l.register},
 		{"field_lists", root.FieldLists, l.fieldList},
+		{"learn_lists", root.LearnLists, l.learnList},
+		{"parse_vsets", root.ParseVsets, l.valueSet},
 		{"actions", root.Actions, l.action},
 		{"parsers", root.Parsers, l.parser},
 		{"deparsers", root.Deparsers, l.deparser},
@@ -226,7 +232,10 @@ func (l *loader) load(data []byte) error {
 			}
 		}
 	}
-	return l.directCounters()
+	if err := l.directCounters(); err != nil {
+		return err
+	}
+	return l.directMeters()
 }
 
 // put adds a named object and refuses a second one of the same name.
@@ -370,6 +379,9 @@ func (l *loader) header(at scope, raw json.RawMessage) error {
 	if err := put(at, &l.headers, "header", j.Name, h); err != nil {
 		return err
 	}
+	if err := put(at, &l.headerIDs, "header with id", j.ID, h); err != nil {
+		return err
+	}
 	l.p.Headers = append(l.p.Headers, h)
 	return nil
 }
@@ -479,61 +491,51 @@ func (l *loader) calculation(at scope, raw json.RawMessage) error {
 	}
 	at = scope("").in("calculation", j.Name)
 	c := &Calculation{Name: j.Name, Algo: j.Algo}
-	for i, rawIn := range j.Input {
+	for i, raw := range j.Input {
 		iat := at.at("input", i)
-		var in struct {
-			typeValue
-			Bitwidth *int `json:"bitwidth"`
-		}
-		if err := iat.decode(rawIn, &in); err != nil {
+		in, err := l.calcInput(iat, raw)
+		if err != nil {
 			return err
 		}
-		var ci CalcInput
-		switch in.Type {
-		case "field":
-			ref, err := l.fieldRef(iat, in.Value)
-			if err != nil {
-				return err
-			}
-			ci.Field = &ref
-		case "header":
-			var name string
-			if err := iat.decode(in.Value, &name); err != nil {
-				return err
-			}
-			h, err := l.headerNamed(iat, name)
-			if err != nil {
-				return err
-			}
-			ci.Header = h
-		case "hexstr":
-			if in.Bitwidth == nil || *in.Bitwidth < 1 || *in.Bitwidth > maxFieldBits {
-				return iat.errorf("a constant needs a bitwidth from 1 to %d", maxFieldBits)
-			}
-			v, err := hexConst(iat, in.Value)
-			if err != nil {
-				return err
-			}
-			if v.Sign() < 0 || v.BitLen() > *in.Bitwidth {
-				return iat.errorf("%s does not fit into %d bits", v, *in.Bitwidth)
-			}
-			ci.Width = *in.Bitwidth
-			ci.Const = v.FillBytes(make([]byte, (ci.Width+7)/8))
-		case "payload":
-			ci.Payload = true
-			if i != len(j.Input)-1 {
-				return iat.errorf("the payload must come last")
-			}
-		default:
-			return iat.unsupported("type %q", in.Type)
+		if in.Payload && i != len(j.Input)-1 {
+			return iat.errorf("the payload must come last")
 		}
-		c.Input = append(c.Input, ci)
+		c.Input = append(c.Input, in)
 	}
 	if err := put(at, &l.calcs, "calculation", j.Name, c); err != nil {
 		return err
 	}
 	l.p.Calculations = append(l.p.Calculations, c)
 	return nil
+}
+
+// calcInput reads one piece of what a calculation covers.
+func (l *loader) calcInput(at scope, raw json.RawMessage) (CalcInput, error) {
+	var in struct {
+		typeValue
+		Bitwidth *int `json:"bitwidth"`
+	}
+	if err := at.decode(raw, &in); err != nil {
+		return CalcInput{}, err
+	}
+	switch in.Type {
+	case "field":
+		ref, err := l.fieldRef(at, in.Value)
+		return CalcInput{Field: &ref}, err
+	case "header":
+		var name string
+		if err := at.decode(in.Value, &name); err != nil {
+			return CalcInput{}, err
+		}
+		h, err := l.headerNamed(at, name)
+		return CalcInput{Header: h}, err
+	case "hexstr":
+		c, width, err := sizedConst(at, in.Value, in.Bitwidth)
+		return CalcInput{Const: c, Width: width}, err
+	case "payload":
+		return CalcInput{Payload: true}, nil
+	}
+	return CalcInput{}, at.unsupported("type %q", in.Type)
 }
 
 func (l *loader) counter(at scope, raw json.RawMessage) error {
@@ -571,7 +573,7 @@ func (l *loader) counter(at scope, raw json.RawMessage) error {
 // addArray bounds what all arrays take together.
 func (l *loader) addArray(at scope, size int) error {
 	if l.arrayTotal += size; l.arrayTotal > maxArraySize {
-		return at.errorf("all counters and registers together have more than %d cells", maxArraySize)
+		return at.errorf("all counters, meters and registers together have more than %d cells", maxArraySize)
 	}
 	return nil
 }
@@ -602,32 +604,6 @@ func (l *loader) register(at scope, raw json.RawMessage) error {
 		return err
 	}
 	l.p.Registers = append(l.p.Registers, r)
-	return nil
-}
-
-func (l *loader) fieldList(at scope, raw json.RawMessage) error {
-	var j struct {
-		Name     string      `json:"name"`
-		ID       int         `json:"id"`
-		Elements []typeValue `json:"elements"`
-		Source   *jsonSource `json:"source_info"`
-	}
-	if err := at.decode(raw, &j); err != nil {
-		return err
-	}
-	at = scope("").in("field list", j.Name)
-	fl := &FieldList{Name: j.Name, ID: j.ID}
-	for i, e := range j.Elements {
-		if e.Type != "field" {
-			return at.at("element", i).unsupported("type %q", e.Type)
-		}
-		ref, err := l.fieldRef(at.at("element", i), e.Value)
-		if err != nil {
-			return err
-		}
-		fl.Fields = append(fl.Fields, ref)
-	}
-	l.p.FieldLists = append(l.p.FieldLists, fl)
 	return nil
 }
 

@@ -95,6 +95,11 @@ func (l *loader) state(at scope, j *jsonState, s *ParseState, next func(scope, *
 				return kat.errorf("field %s is a varbit", e)
 			}
 			width = e.Def().Width
+		case *MemberExpr:
+			if e.Def().Varbit {
+				return kat.errorf("field %q is a varbit", e.Def().Name)
+			}
+			width = e.Def().Width
 		case *ValidExpr:
 		case *Lookahead:
 			width = e.Width
@@ -102,6 +107,7 @@ func (l *loader) state(at scope, j *jsonState, s *ParseState, next func(scope, *
 			return kat.unsupported("value of type %q", k.Type)
 		}
 		s.Key = append(s.Key, e)
+		s.KeyWidths = append(s.KeyWidths, width)
 		s.KeyBytes += (width + 7) / 8
 	}
 	for i, t := range j.Transitions {
@@ -137,6 +143,22 @@ func (l *loader) state(at scope, j *jsonState, s *ParseState, next func(scope, *
 				}
 			}
 			s.Transitions = append(s.Transitions, tr)
+		case "parse_vset":
+			var name string
+			if err := tat.decode(t.Value, &name); err != nil {
+				return err
+			}
+			tr := Transition{Next: n, Set: l.valueSets[name]}
+			if tr.Set == nil {
+				return tat.errorf("no parser value set %q", name)
+			}
+			if !isNull(t.Mask) {
+				return tat.unsupported("a mask over a parser value set")
+			}
+			if err := tr.Set.use(tat.in("parser value set", name), s.KeyWidths); err != nil {
+				return err
+			}
+			s.Transitions = append(s.Transitions, tr)
 		default:
 			return tat.unsupported("type %q", kind)
 		}
@@ -165,30 +187,18 @@ func (l *loader) parserOp(at scope, raw json.RawMessage) (ParserOp, error) {
 	ctx := exprContext{parser: true}
 	switch j.Op {
 	case "extract", "extract_VL":
-		var target typeValue
-		if err := at.decode(j.Params[0], &target); err != nil {
-			return nil, err
-		}
-		if target.Type != "regular" {
-			return nil, at.unsupported("extraction to a %q", target.Type)
-		}
-		var name string
-		if err := at.decode(target.Value, &name); err != nil {
-			return nil, err
-		}
-		h, err := l.headerNamed(at, name)
+		x, typ, err := l.extractTarget(at, j.Params[0])
 		if err != nil {
 			return nil, err
 		}
-		x := &Extract{Header: h}
 		if j.Op == "extract" {
-			if h.Type.Varbit >= 0 {
-				return nil, at.errorf("header %q has a varbit field, which needs extract_VL", name)
+			if typ.Varbit >= 0 {
+				return nil, at.errorf("a header of type %q has a varbit field, which needs extract_VL", typ.Name)
 			}
 			return x, nil
 		}
-		if h.Type.Varbit < 0 {
-			return nil, at.errorf("header %q has no varbit field", name)
+		if typ.Varbit < 0 {
+			return nil, at.errorf("a header of type %q has no varbit field", typ.Name)
 		}
 		x.Length, err = l.typed(at, j.Params[1], Data, ctx)
 		return x, err
@@ -228,4 +238,46 @@ func (l *loader) parserOp(at scope, raw json.RawMessage) (ParserOp, error) {
 	default:
 		return l.primitive(at, j.Params[0], nil)
 	}
+}
+
+// extractTarget reads what is extracted, and its type.
+func (l *loader) extractTarget(at scope, raw json.RawMessage) (*Extract, *HeaderType, error) {
+	var target typeValue
+	if err := at.decode(raw, &target); err != nil {
+		return nil, nil, err
+	}
+	if target.Type == "union_stack" {
+		v, err := names(at, target.Value, 2)
+		if err != nil {
+			return nil, nil, err
+		}
+		s := l.unionStacks[v[0]]
+		if s == nil {
+			return nil, nil, at.errorf("no header union stack %q", v[0])
+		}
+		i := s.Type.member(v[1])
+		if i < 0 {
+			return nil, nil, at.errorf("union type %q has no member %q", s.Type.Name, v[1])
+		}
+		return &Extract{UnionStack: s, Member: i}, s.Type.Members[i].Type, nil
+	}
+	var name string
+	if err := at.decode(target.Value, &name); err != nil {
+		return nil, nil, err
+	}
+	switch target.Type {
+	case "regular":
+		h, err := l.headerNamed(at, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &Extract{Header: h}, h.Type, nil
+	case "stack":
+		s := l.stacks[name]
+		if s == nil {
+			return nil, nil, at.errorf("no header stack %q", name)
+		}
+		return &Extract{Stack: s}, s.Type, nil
+	}
+	return nil, nil, at.unsupported("extraction to a %q", target.Type)
 }

@@ -11,7 +11,7 @@ type jsonPipeline struct {
 	ID           int               `json:"id"`
 	Init         *string           `json:"init_table"`
 	Tables       []json.RawMessage `json:"tables"`
-	Profiles     []jsonNamed       `json:"action_profiles"`
+	Profiles     []jsonProfile     `json:"action_profiles"`
 	Conditionals []jsonConditional `json:"conditionals"`
 	ActionCalls  []jsonActionCall  `json:"action_calls"`
 	Source       *jsonSource       `json:"source_info"`
@@ -90,14 +90,19 @@ func (l *loader) pipeline(at scope, raw json.RawMessage) error {
 		return err
 	}
 	at = scope("").in("pipeline", j.Name)
-	if len(j.Profiles) > 0 {
-		return at.unsupported("action profile %q", j.Profiles[0].Name)
-	}
 	if l.p.Pipeline(j.Name) != nil {
 		return at.errorf("second pipeline of that name")
 	}
 	if len(j.Tables)+len(j.Conditionals)+len(j.ActionCalls) > maxObjects {
 		return at.errorf("more than %d nodes", maxObjects)
+	}
+	if len(j.Profiles) > maxObjects {
+		return at.errorf("%d action profiles", len(j.Profiles))
+	}
+	for i := range j.Profiles {
+		if err := l.profile(at, &j.Profiles[i]); err != nil {
+			return err
+		}
 	}
 	p := &Pipeline{Name: j.Name}
 	var nodes map[string]Node
@@ -248,11 +253,27 @@ func matchKind(at scope, s string) (MatchKind, error) {
 }
 
 func (l *loader) fillTable(at scope, j *jsonTable, t *Table, next func(scope, *string) (Node, error)) error {
-	if j.Type != "simple" {
-		return at.unsupported("table type %q (action profile %q)", j.Type, j.Profile)
+	switch j.Type {
+	case "simple":
+	case "indirect", "indirect_ws":
+		if t.Profile = l.profiles[j.Profile]; t.Profile == nil {
+			return at.errorf("no action profile %q", j.Profile)
+		}
+		if t.Selector = j.Type == "indirect_ws"; t.Selector && t.Profile.Selector == nil {
+			return at.errorf("type %q, but action profile %q has no selector", j.Type, j.Profile)
+		}
+		if j.Entries != nil {
+			return at.unsupported("entries of a table with an action profile")
+		}
+	default:
+		return at.unsupported("table type %q", j.Type)
 	}
 	if j.DirectMeters != nil {
-		return at.unsupported("direct meter %q", *j.DirectMeters)
+		m := l.meters[*j.DirectMeters]
+		if m == nil || !m.Direct || m.Table != t.Name {
+			return at.errorf("no direct meter %q of this table", *j.DirectMeters)
+		}
+		t.Meter = m
 	}
 	var err error
 	if t.Kind, err = matchKind(at, j.MatchType); err != nil {

@@ -30,18 +30,25 @@ type Program struct {
 	Compiler string
 	Version  [2]int // major, minor
 
-	HeaderTypes  []*HeaderType
-	Headers      []*Header
-	Errors       []ErrorCode
-	Parsers      []*Parser
-	Deparsers    []*Deparser
-	Calculations []*Calculation
-	Checksums    []*Checksum
-	Counters     []*CounterArray
-	Registers    []*RegisterArray
-	FieldLists   []*FieldList
-	Actions      []*Action
-	Pipelines    []*Pipeline
+	HeaderTypes    []*HeaderType
+	Headers        []*Header
+	Stacks         []*Stack
+	Unions         []*Union
+	UnionStacks    []*UnionStack
+	Errors         []ErrorCode
+	ValueSets      []*ValueSet
+	Parsers        []*Parser
+	Deparsers      []*Deparser
+	Calculations   []*Calculation
+	Checksums      []*Checksum
+	Counters       []*CounterArray
+	Meters         []*MeterArray
+	Registers      []*RegisterArray
+	FieldLists     []*FieldList
+	LearnLists     []*FieldList
+	Actions        []*Action
+	ActionProfiles []*ActionProfile
+	Pipelines      []*Pipeline
 
 	// Aliases maps a name that the target expects, such as
 	// "intrinsic_metadata.mcast_grp", to the field that the program has for it.
@@ -100,6 +107,21 @@ func (p *Program) Field(header, field string) (FieldRef, bool) {
 	return ref, ok
 }
 
+// FieldList returns the field list with that id, or nil.
+func (p *Program) FieldList(id int) *FieldList { return listByID(p.FieldLists, id) }
+
+// LearnList returns the learn list with that id, or nil.
+func (p *Program) LearnList(id int) *FieldList { return listByID(p.LearnLists, id) }
+
+func listByID(lists []*FieldList, id int) *FieldList {
+	for _, l := range lists {
+		if l.ID == id {
+			return l
+		}
+	}
+	return nil
+}
+
 // ErrorCode returns the value of the P4 error of that name, and whether the
 // program declares it.
 func (p *Program) ErrorCode(name string) (uint32, bool) {
@@ -152,6 +174,52 @@ type Header struct {
 	Index    int // in Program.Headers
 	Type     *HeaderType
 	Metadata bool
+	Union    *Union // that it is a member of; nil: none
+}
+
+// A Stack is an array of header instances of one type.
+type Stack struct {
+	Name    string
+	Index   int // in Program.Stacks
+	Type    *HeaderType
+	Headers []*Header
+}
+
+// A UnionType lists the headers of which a union holds at most one.
+type UnionType struct {
+	Name    string
+	Members []UnionMember
+}
+
+// A UnionMember is one alternative of a UnionType.
+type UnionMember struct {
+	Name string
+	Type *HeaderType
+}
+
+func (t *UnionType) member(name string) int {
+	for i := range t.Members {
+		if t.Members[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// A Union is a set of header instances of which at most one is valid.
+type Union struct {
+	Name    string
+	Index   int // in Program.Unions
+	Type    *UnionType
+	Headers []*Header // as Type.Members
+}
+
+// A UnionStack is an array of unions of one type.
+type UnionStack struct {
+	Name   string
+	Index  int // in Program.UnionStacks
+	Type   *UnionType
+	Unions []*Union
 }
 
 // A FieldRef names one field of one header instance.
@@ -179,29 +247,47 @@ type ParseState struct {
 	Name  string
 	Index int // in Parser.States
 	Ops   []ParserOp
-	// Key is what the transitions are compared with: *FieldExpr and *Lookahead.
-	// Each element takes (width+7)/8 bytes.
+	// Key is what the transitions are compared with: *FieldExpr, *MemberExpr and
+	// *Lookahead. Each element takes (width+7)/8 bytes.
 	Key         []Expr
+	KeyWidths   []int // bits of each element
 	KeyBytes    int
 	Transitions []Transition
 	// Default is taken when no transition matches; nil accepts the packet.
 	Default *ParseState
 }
 
-// A Transition compares the key with a value. A nil Mask compares all of it.
+// A Transition compares the key with a value, or with those of a value set. A nil
+// Mask compares all of it.
 type Transition struct {
 	Value, Mask []byte // KeyBytes long
+	Set         *ValueSet
 	Next        *ParseState
+}
+
+// A ValueSet is a set of values that the control plane supplies and that parser
+// states compare their key with. All keys that are compared with it have the same
+// widths.
+type ValueSet struct {
+	Name   string
+	Index  int   // in Program.ValueSets
+	Width  int   // bits of all elements together, without padding
+	Size   int   // how many values there may be
+	Widths []int // bits of each element; nil if no state uses the set
 }
 
 // A ParserOp is *Extract, *ParserSet, *Verify, *Advance or *Primitive.
 type ParserOp interface{ parserOp() }
 
-// Extract fills a header from the packet. Length, in bits, is that of the varbit
-// field; it is nil for a header without one.
+// Extract fills a header from the packet: Header, or else the next element of Stack,
+// or else member Member of the next element of UnionStack. Length, in bits, is that
+// of the varbit field; it is nil for a header without one.
 type Extract struct {
-	Header *Header
-	Length Expr
+	Header     *Header
+	Stack      *Stack
+	UnionStack *UnionStack
+	Member     int
+	Length     Expr
 }
 
 // ParserSet assigns to a field. Src may be a *Lookahead.
@@ -270,6 +356,18 @@ type CounterArray struct {
 	Table  string // direct only
 }
 
+// A MeterArray is an array of two-rate three-colour markers. A direct one belongs to
+// the entries of Table, and marks with the field Target.
+type MeterArray struct {
+	Name   string
+	Index  int  // in Program.Meters
+	Size   int  // 0 if direct
+	Bytes  bool // it counts bytes, else packets
+	Direct bool
+	Table  string   // direct only
+	Target FieldRef // direct only
+}
+
 // A RegisterArray is an array of Size values of Width bits.
 type RegisterArray struct {
 	Name  string
@@ -278,11 +376,19 @@ type RegisterArray struct {
 	Width int
 }
 
-// A FieldList names what a clone, a resubmitted or a recirculated packet keeps.
+// A FieldList names what a clone, a resubmitted or a recirculated packet keeps, or,
+// as a learn list, what a digest holds.
 type FieldList struct {
-	Name   string
-	ID     int
-	Fields []FieldRef
+	Name     string
+	ID       int
+	Elements []ListElement
+}
+
+// A ListElement is one piece of a FieldList: a field, or a constant if Field is nil.
+type ListElement struct {
+	Field *FieldRef
+	Const []byte // (Width+7)/8 bytes
+	Width int    // bits
 }
 
 // An Action is a list of primitives with parameters that a table entry supplies.
@@ -344,7 +450,12 @@ type Table struct {
 	Size         int
 	WithCounters bool
 	WithTimeout  bool
-	Actions      []*TableAction
+	Meter        *MeterArray // direct meter; nil: none
+	// Profile is where the entries' actions are; nil if entries hold them. Only if
+	// Selector is set may an entry refer to a group.
+	Profile  *ActionProfile
+	Selector bool
+	Actions  []*TableAction
 	// NextHit and NextMiss decide what follows if HitMiss is set; otherwise Next
 	// of the action does.
 	HitMiss           bool
@@ -369,6 +480,16 @@ func (t *Table) Action(name string) *TableAction {
 		}
 	}
 	return nil
+}
+
+// An ActionProfile holds actions with arguments that entries of tables share: as
+// members and, if it has a selector, groups of members, of which Selector, a hash over
+// each packet, chooses one.
+type ActionProfile struct {
+	Name     string
+	Index    int // in Program.ActionProfiles
+	Size     int
+	Selector *Calculation // nil: no groups
 }
 
 // A TableAction is an action that a table may run, and what follows it.
@@ -447,11 +568,14 @@ const (
 	Data Type = iota
 	Bool
 	HeaderRef // a reference to a header instance
-	Object    // a counter, register or calculation, or a string
+	StackRef  // a reference to a header stack
+	UnionRef  // a reference to a header union
+	UnionStackRef
+	Object // a counter, register or calculation, or a string
 )
 
 func (t Type) String() string {
-	return [...]string{"data", "bool", "header", "object"}[t]
+	return [...]string{"data", "bool", "header", "header stack", "header union", "header union stack", "object"}[t]
 }
 
 // An Expr is a value or a reference. Its concrete types are the ones below.
@@ -473,6 +597,36 @@ type (
 	}
 	// HeaderExpr refers to a header instance.
 	HeaderExpr struct{ Header *Header }
+	// MemberExpr is the value of a field of a header that is known only at run time.
+	MemberExpr struct {
+		Header Expr
+		Of     *HeaderType
+		Index  int // in Of.Fields
+	}
+	// StackExpr, UnionExpr and UnionStackExpr refer to what they name.
+	StackExpr      struct{ Stack *Stack }
+	UnionExpr      struct{ Union *Union }
+	UnionStackExpr struct{ Stack *UnionStack }
+	// StackElem is the header at Index of a stack. A header outside of it is never
+	// valid, reads as zero and ignores what is written to it.
+	StackElem struct {
+		Stack *Stack
+		Index Expr
+	}
+	// StackLast is the header that was extracted last into a stack.
+	StackLast struct{ Stack *Stack }
+	// UnionElem is the union at Index of a stack, UnionLast the last one.
+	UnionElem struct {
+		Stack *UnionStack
+		Index Expr
+	}
+	UnionLast struct{ Stack *UnionStack }
+	// UnionHeader is a member of a union that is known only at run time: a *UnionElem
+	// or *UnionLast.
+	UnionHeader struct {
+		Union Expr
+		Index int // in the type's Members
+	}
 	// Lookahead is Width bits of the packet, Offset bits after what has been
 	// parsed. It stands in parsers only.
 	Lookahead struct{ Offset, Width int }
@@ -498,6 +652,7 @@ type (
 	}
 	// CounterRef, RegisterRef and CalcRef name what a primitive works on.
 	CounterRef  struct{ Array *CounterArray }
+	MeterRef    struct{ Array *MeterArray }
 	RegisterRef struct{ Array *RegisterArray }
 	CalcRef     struct{ Calc *Calculation }
 	// StringConst is text, for log_msg.
@@ -506,23 +661,36 @@ type (
 	Vector struct{ Elems []Expr }
 )
 
+// Def returns the declaration of the field.
+func (e *MemberExpr) Def() *Field { return &e.Of.Fields[e.Index] }
+
 // Type implements Expr.
-func (*Const) Type() Type        { return Data }
-func (*BoolConst) Type() Type    { return Bool }
-func (*FieldExpr) Type() Type    { return Data }
-func (*ValidExpr) Type() Type    { return Data }
-func (*Local) Type() Type        { return Data }
-func (*HeaderExpr) Type() Type   { return HeaderRef }
-func (*Lookahead) Type() Type    { return Data }
-func (*RegisterExpr) Type() Type { return Data }
-func (e *Unary) Type() Type      { return ops[e.Op].result }
-func (e *Binary) Type() Type     { return ops[e.Op].result }
-func (e *Select) Type() Type     { return e.L.Type() }
-func (*CounterRef) Type() Type   { return Object }
-func (*RegisterRef) Type() Type  { return Object }
-func (*CalcRef) Type() Type      { return Object }
-func (*StringConst) Type() Type  { return Object }
-func (*Vector) Type() Type       { return Object }
+func (*Const) Type() Type          { return Data }
+func (*BoolConst) Type() Type      { return Bool }
+func (*FieldExpr) Type() Type      { return Data }
+func (*ValidExpr) Type() Type      { return Data }
+func (*Local) Type() Type          { return Data }
+func (*HeaderExpr) Type() Type     { return HeaderRef }
+func (*Lookahead) Type() Type      { return Data }
+func (*RegisterExpr) Type() Type   { return Data }
+func (e *Unary) Type() Type        { return ops[e.Op].result }
+func (e *Binary) Type() Type       { return ops[e.Op].result }
+func (e *Select) Type() Type       { return e.L.Type() }
+func (*MemberExpr) Type() Type     { return Data }
+func (*StackExpr) Type() Type      { return StackRef }
+func (*UnionExpr) Type() Type      { return UnionRef }
+func (*UnionStackExpr) Type() Type { return UnionStackRef }
+func (*StackElem) Type() Type      { return HeaderRef }
+func (*StackLast) Type() Type      { return HeaderRef }
+func (*UnionElem) Type() Type      { return UnionRef }
+func (*UnionLast) Type() Type      { return UnionRef }
+func (*UnionHeader) Type() Type    { return HeaderRef }
+func (*MeterRef) Type() Type       { return Object }
+func (*CounterRef) Type() Type     { return Object }
+func (*RegisterRef) Type() Type    { return Object }
+func (*CalcRef) Type() Type        { return Object }
+func (*StringConst) Type() Type    { return Object }
+func (*Vector) Type() Type         { return Object }
 
 // An Op is an operator of an expression.
 type Op uint8
@@ -544,7 +712,7 @@ const (
 	TwoCompMod
 	SatCast
 	UsatCast
-	Eq // of two data, two bools or two headers
+	Eq // of two data, bools, headers or unions
 	Ne
 	Gt
 	Lt
@@ -554,8 +722,11 @@ const (
 	Or
 	Not
 	Valid      // of a header
+	ValidUnion // of a union
 	DataToBool // d2b
 	BoolToData // b2d
+	LastIndex  // of a stack: its size, less 1
+	StackSize  // of a stack: how many headers were extracted or pushed
 )
 
 type opInfo struct {
@@ -591,8 +762,11 @@ var ops = [...]opInfo{
 	Or:         {"or", false, Bool, Bool},
 	Not:        {"not", true, Bool, Bool},
 	Valid:      {"valid", true, HeaderRef, Bool},
+	ValidUnion: {"valid_union", true, UnionRef, Bool},
 	DataToBool: {"d2b", true, Data, Bool},
 	BoolToData: {"b2d", true, Bool, Data},
+	LastIndex:  {"last_stack_index", true, StackRef, Data},
+	StackSize:  {"size_stack", true, StackRef, Data},
 }
 
 // String returns the operator as the JSON spells it.

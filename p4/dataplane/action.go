@@ -4,21 +4,23 @@ package dataplane
 
 import (
 	"fmt"
-	"sort"
-	"sync"
+	"strconv"
+	"strings"
 
 	"github.com/understudy-net/understudy/p4/bmv2"
 )
 
 // An action is a compiled bmv2.Action.
 type action struct {
-	def *bmv2.Action
-	ops []func(*Context)
+	def   *bmv2.Action
+	index int // in Program.Actions
+	ops   []func(*Context)
 	// steps is used instead of ops if the action has jumps.
 	steps []step
-	// registers are locked, in this order, while the action runs, so that it
-	// reads and writes them in one go.
-	registers []*register
+	// registers are locked, in this order, while the action runs; shared tells that it
+	// uses others too, see Register.
+	registers []*Register
+	shared    bool
 }
 
 type step struct {
@@ -31,13 +33,16 @@ type step struct {
 const maxSteps = 1 << 16
 
 func (a *action) run(c *Context) {
+	if a.shared {
+		c.hold()
+	}
 	if a.registers != nil {
 		for _, r := range a.registers {
-			r.mu.Lock()
+			r.own.Lock()
 		}
 		a.exec(c)
 		for _, r := range a.registers {
-			r.mu.Unlock()
+			r.own.Unlock()
 		}
 		return
 	}
@@ -67,7 +72,7 @@ func (a *action) exec(c *Context) {
 
 func (b *Builder) action(a *bmv2.Action) (*action, error) {
 	act := &action{def: a}
-	b.used = map[*register]bool{}
+	b.used = map[*Register]bool{}
 	defer func() { b.used = nil }()
 	jumps := false
 	for i, p := range a.Primitives {
@@ -97,7 +102,6 @@ func (b *Builder) action(a *bmv2.Action) (*action, error) {
 	for r := range b.used {
 		act.registers = append(act.registers, r)
 	}
-	sort.Slice(act.registers, func(i, j int) bool { return act.registers[i].index < act.registers[j].index })
 	return act, nil
 }
 
@@ -145,18 +149,26 @@ var corePrimitives map[string]Primitive
 
 func init() {
 	corePrimitives = map[string]Primitive{
-		"assign":        assign,
-		"assign_VL":     assignVL,
-		"assign_header": assignHeader,
-		"add_header":    addHeader,
-		"remove_header": removeHeader,
-		"exit":          exit,
-		"count":         count,
-		"register_read": registerRead, "register_write": registerWrite,
+		"assign":              assign,
+		"assign_VL":           assignVL,
+		"assign_header":       assignHeader,
+		"assign_union":        assignUnions,
+		"assign_header_stack": assignStack,
+		"assign_union_stack":  assignUnionStack,
+		"push":                push,
+		"pop":                 pop,
+		"add_header":          addHeader,
+		"remove_header":       removeHeader,
+		"exit":                exit,
+		"count":               count,
+		"register_read":       registerRead, "register_write": registerWrite,
+		"execute_meter":                       executeMeter,
 		"modify_field_with_hash_based_offset": hash,
 		"modify_field_rng_uniform":            random,
 		"no_op":                               func(*Builder, []bmv2.Expr) (func(*Context), error) { return func(*Context) {}, nil },
-		"log_msg":                             func(*Builder, []bmv2.Expr) (func(*Context), error) { return func(*Context) {}, nil },
+		"log_msg":                             logMsg,
+		"assert":                              assertion("assert"),
+		"assume":                              assertion("assume"),
 	}
 }
 
@@ -171,78 +183,94 @@ func assign(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 	if err := want(args, 2); err != nil {
 		return nil, err
 	}
-	dst, ok := args[0].(*bmv2.FieldExpr)
-	if !ok {
-		return nil, fmt.Errorf("a destination of type %T is %w", args[0], bmv2.ErrUnsupported)
+	if args[1].Type() != bmv2.Data {
+		return nil, fmt.Errorf("want a number, have a %v", args[1].Type())
 	}
-	return b.assign(b.loc(dst.FieldRef), args[1])
+	v, err := b.data(args[1])
+	if err != nil {
+		return nil, err
+	}
+	return b.assignTo(args[0], v)
 }
 
 func assignVL(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 	if err := want(args, 2); err != nil {
 		return nil, err
 	}
-	dst, ok1 := args[0].(*bmv2.FieldExpr)
-	src, ok2 := args[1].(*bmv2.FieldExpr)
-	if !ok1 || !ok2 {
-		return nil, fmt.Errorf("want two varbit fields")
+	d, err := b.varbit(args[0])
+	if err != nil {
+		return nil, err
 	}
-	d, s := b.loc(dst.FieldRef), b.loc(src.FieldRef)
-	if d.kind != varbit || s.kind != varbit || d.bytes < s.bytes {
-		return nil, fmt.Errorf("want two varbit fields, the first at least as wide")
+	s, err := b.varbit(args[1])
+	if err != nil {
+		return nil, err
+	}
+	if d.width < s.width {
+		return nil, fmt.Errorf("a varbit field of up to %d bits into one of %d", s.width, d.width)
 	}
 	return func(c *Context) {
-		c.v[d.slot] = c.v[s.slot]
-		copy(c.w[d.off:], c.w[s.off:s.off+int(c.v[s.slot])/8])
+		to, from := d.at(c), s.at(c)
+		c.v[to.slot] = c.v[from.slot]
+		copy(c.w[to.off:], c.w[from.off:from.off+int(c.v[from.slot])/8])
 	}, nil
 }
 
-func (b *Builder) header(e bmv2.Expr) (*headerLayout, error) {
-	h, ok := e.(*bmv2.HeaderExpr)
-	if !ok {
-		return nil, fmt.Errorf("a header given as %T is %w", e, bmv2.ErrUnsupported)
+type varbitRef struct {
+	at    func(*Context) *loc
+	width int
+}
+
+// varbit compiles a reference to a varbit field.
+func (b *Builder) varbit(e bmv2.Expr) (varbitRef, error) {
+	switch e := e.(type) {
+	case *bmv2.FieldExpr:
+		if l := b.loc(e.FieldRef); l.kind == varbit {
+			return varbitRef{func(*Context) *loc { return l }, l.width}, nil
+		}
+	case *bmv2.MemberExpr:
+		if e.Def().Varbit {
+			ref, _, err := b.header(e.Header)
+			i := e.Index
+			return varbitRef{func(c *Context) *loc { return &ref(c).fields[i] }, e.Def().Width}, err
+		}
 	}
-	return b.e.layout.headers[h.Header.Index], nil
+	return varbitRef{}, fmt.Errorf("want a varbit field, have %T", e)
 }
 
 func assignHeader(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 	if err := want(args, 2); err != nil {
 		return nil, err
 	}
-	d, err := b.header(args[0])
+	d, _, err := b.header(args[0])
 	if err != nil {
 		return nil, err
 	}
-	s, err := b.header(args[1])
+	s, src, err := b.header(args[1])
 	if err != nil {
 		return nil, err
 	}
-	if d.def.Type != s.def.Type {
-		return nil, fmt.Errorf("headers %q and %q have different types", d.def.Name, s.def.Name)
+	if bmv2.HeaderTypeOf(args[0]) != bmv2.HeaderTypeOf(args[1]) {
+		return nil, fmt.Errorf("two headers of different types")
 	}
-	b.e.noteRead(s.pointers()...)
-	return func(c *Context) {
-		c.v[d.valid] = c.v[s.valid]
-		if c.v[s.valid] == 0 {
-			return
-		}
-		copy(c.v[d.firstSlot:d.endSlot], c.v[s.firstSlot:s.endSlot])
-		copy(c.w[d.firstByte:d.endByte], c.w[s.firstByte:s.endByte])
-	}, nil
+	if src != nil {
+		b.e.noteRead(src.pointers()...)
+	}
+	return func(c *Context) { d(c).assign(c, s(c)) }, nil
 }
 
 func addHeader(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 	if err := want(args, 1); err != nil {
 		return nil, err
 	}
-	h, err := b.header(args[0])
+	ref, _, err := b.header(args[0])
 	if err != nil {
 		return nil, err
 	}
 	return func(c *Context) {
+		h := ref(c)
 		if c.v[h.valid] == 0 {
 			h.reset(c)
-			c.v[h.valid] = 1
+			h.setValid(c)
 			c.Length += h.fixedBytes
 		}
 	}, nil
@@ -252,14 +280,15 @@ func removeHeader(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 	if err := want(args, 1); err != nil {
 		return nil, err
 	}
-	h, err := b.header(args[0])
+	ref, static, err := b.header(args[0])
 	if err != nil {
 		return nil, err
 	}
-	if h.def.Metadata {
-		return nil, fmt.Errorf("%q is metadata", h.def.Name)
+	if static != nil && static.def.Metadata {
+		return nil, fmt.Errorf("%q is metadata", static.def.Name)
 	}
 	return func(c *Context) {
+		h := ref(c)
 		if c.v[h.valid] != 0 {
 			c.Length -= h.size(c)
 			c.v[h.valid] = 0
@@ -285,71 +314,6 @@ func count(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 		return nil, err
 	}
 	return func(c *Context) { ctr.count(idx(c), c.IngressLength) }, nil
-}
-
-// A register is an array whose accesses an action locks as a whole.
-type register struct {
-	mu    sync.Mutex
-	cells []uint64
-	mask  uint64
-	index int
-}
-
-// read returns 0 for an index out of range.
-func (r *register) read(i uint64) uint64 {
-	if i >= uint64(len(r.cells)) {
-		return 0
-	}
-	return r.cells[i]
-}
-
-func registerRead(b *Builder, args []bmv2.Expr) (func(*Context), error) {
-	if err := want(args, 3); err != nil {
-		return nil, err
-	}
-	set, err := b.Assign(args[0])
-	if err != nil {
-		return nil, err
-	}
-	ref, ok := args[1].(*bmv2.RegisterRef)
-	if !ok {
-		return nil, fmt.Errorf("want a register, have %T", args[1])
-	}
-	r := b.useRegister(ref.Array)
-	idx, err := b.Index(args[2])
-	if err != nil {
-		return nil, err
-	}
-	return func(c *Context) {
-		// Like bmv2, leave the field alone if the index is out of range.
-		if i := idx(c); i < uint64(len(r.cells)) {
-			set(c, r.cells[i])
-		}
-	}, nil
-}
-
-func registerWrite(b *Builder, args []bmv2.Expr) (func(*Context), error) {
-	if err := want(args, 3); err != nil {
-		return nil, err
-	}
-	ref, ok := args[0].(*bmv2.RegisterRef)
-	if !ok {
-		return nil, fmt.Errorf("want a register, have %T", args[0])
-	}
-	r := b.useRegister(ref.Array)
-	idx, err := b.Index(args[1])
-	if err != nil {
-		return nil, err
-	}
-	v, err := b.Uint(args[2])
-	if err != nil {
-		return nil, err
-	}
-	return func(c *Context) {
-		if i := idx(c); i < uint64(len(r.cells)) {
-			r.cells[i] = v(c) & r.mask
-		}
-	}, nil
 }
 
 func hash(b *Builder, args []bmv2.Expr) (func(*Context), error) {
@@ -406,4 +370,106 @@ func random(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 		}
 		set(c, l+r)
 	}, nil
+}
+
+// assertion ends the packet if its argument is zero, where bmv2 ends itself.
+func assertion(name string) Primitive {
+	return func(b *Builder, args []bmv2.Expr) (func(*Context), error) {
+		if err := want(args, 1); err != nil {
+			return nil, err
+		}
+		var cond evalBool
+		var err error
+		if args[0].Type() == bmv2.Bool {
+			cond, err = b.boolean(args[0])
+		} else {
+			cond, err = b.boolean(&bmv2.Unary{Op: bmv2.DataToBool, X: args[0]})
+		}
+		if err != nil {
+			return nil, err
+		}
+		log := b.opts.Log
+		return func(c *Context) {
+			if !cond(c) {
+				c.Exit, c.Failed = true, true
+				if log != nil {
+					log(name + " failed")
+				}
+			}
+		}, nil
+	}
+}
+
+// logMsg compiles log_msg(format, values): each {} of the format stands for a value,
+// in decimal; \\{ is a brace.
+func logMsg(b *Builder, args []bmv2.Expr) (func(*Context), error) {
+	if err := want(args, 2); err != nil {
+		return nil, err
+	}
+	format, ok1 := args[0].(*bmv2.StringConst)
+	vec, ok2 := args[1].(*bmv2.Vector)
+	if !ok1 || !ok2 {
+		return nil, fmt.Errorf("want a string and a list of values, have %T and %T", args[0], args[1])
+	}
+	var vals []func(*Context) string
+	for _, e := range vec.Elems {
+		if e.Type() == bmv2.Bool {
+			x, err := b.boolean(e)
+			if err != nil {
+				return nil, err
+			}
+			vals = append(vals, func(c *Context) string { return strconv.FormatBool(x(c)) })
+			continue
+		}
+		x, err := b.data(e)
+		if err != nil {
+			return nil, err
+		}
+		vals = append(vals, func(c *Context) string { return x.big(c).String() })
+	}
+	pieces, err := splitFormat(format.Value)
+	if err != nil {
+		return nil, err
+	}
+	if len(pieces) != len(vals)+1 {
+		return nil, fmt.Errorf("%q takes %d values, but there are %d", format.Value, len(pieces)-1, len(vals))
+	}
+	log := b.opts.Log
+	if log == nil {
+		return func(*Context) {}, nil
+	}
+	return func(c *Context) {
+		var s strings.Builder
+		for i, p := range pieces {
+			s.WriteString(p)
+			if i < len(vals) {
+				s.WriteString(vals[i](c))
+			}
+		}
+		log(s.String())
+	}, nil
+}
+
+// splitFormat cuts a format at its {}.
+func splitFormat(f string) ([]string, error) {
+	var out []string
+	var cur strings.Builder
+	for i := 0; i < len(f); i++ {
+		switch {
+		case f[i] == '\\' && i+1 < len(f) && (f[i+1] == '{' || f[i+1] == '}'):
+			i++
+			cur.WriteByte(f[i])
+		case f[i] == '{':
+			end := strings.IndexByte(f[i:], '}')
+			if end < 0 {
+				return nil, fmt.Errorf("%q has a { without a }", f)
+			}
+			i += end
+			out = append(out, cur.String())
+			cur.Reset()
+		default:
+			cur.WriteByte(f[i])
+		}
+	}
+	return append(out, cur.String()), nil
 }

@@ -25,14 +25,25 @@ type Context struct {
 	ChecksumError bool
 	// Exit ends the pipeline that is running.
 	Exit bool
+	// Failed is set when an assert or assume does not hold; it comes with Exit.
+	Failed bool
+	// Arch is for the architecture.
+	Arch ArchRegisters
 
-	args    *Bound // of the action that is running
-	key     []byte // scratch for lookups
-	scratch []byte // scratch for hashes
+	args    *arguments // of the action that is running
+	time    int64      // see Now
+	holds   bool       // the lock over shared registers
+	tracer  Tracer     // nil: none
+	key     []byte     // scratch for lookups
+	scratch []byte     // scratch for hashes
 	rng     uint64
 
 	e *Engine
 }
+
+// ArchRegisters are what primitives of an architecture leave in a packet. They are zero
+// after Reset and CopyFrom.
+type ArchRegisters [4]uint64
 
 // NewContext returns a Context for packets of this engine.
 func (e *Engine) NewContext() *Context {
@@ -57,8 +68,21 @@ func (c *Context) Reset() {
 	c.frame, c.payload = nil, nil
 	c.IngressLength, c.Length, c.Truncate = 0, 0, -1
 	c.ParserError, c.ChecksumError, c.Exit = c.e.noError, false, false
-	c.args = &noArgs
+	c.args, c.time = &noArgs, 0
+	c.Failed, c.Arch = false, ArchRegisters{}
 }
+
+// Now is the time of the packet in nanoseconds of the engine's clock: when it was
+// first asked for since Reset, so that a packet has one time.
+func (c *Context) Now() int64 {
+	if c.time == 0 {
+		c.time = c.e.now()
+	}
+	return c.time
+}
+
+// SetNow makes t the time of the packet.
+func (c *Context) SetNow(t int64) { c.time = t }
 
 // CopyFrom makes c a copy of src, headers, metadata, payload and length, as a
 // replica of a packet. The copy is not truncated. Both share the payload's bytes,
@@ -69,7 +93,9 @@ func (c *Context) CopyFrom(src *Context) {
 	c.frame, c.payload = src.frame, src.payload
 	c.IngressLength, c.Length, c.Truncate = src.IngressLength, src.Length, -1
 	c.ParserError, c.ChecksumError, c.Exit = src.ParserError, src.ChecksumError, false
-	c.args = &noArgs
+	c.args, c.time = &noArgs, src.time
+	c.Failed, c.Arch = false, ArchRegisters{}
+	c.tracer = src.tracer
 }
 
 // Payload returns what follows the parsed headers.

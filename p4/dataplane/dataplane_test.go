@@ -325,12 +325,12 @@ func TestExpressions(t *testing.T) {
 	params := []bmv2.Param{{Name: "p", Width: 9}, {Name: "q", Width: 64}, {Name: "r", Width: 100}}
 	g := &exprGen{rng, p, params}
 	c := e.NewContext()
-	bound := &Bound{}
+	bound := &arguments{}
 	ref := &reference{}
 	for _, prm := range params {
 		v := new(big.Int).Rand(randSource(rng), new(big.Int).Lsh(bigOne, uint(prm.Width)))
 		ref.args = append(ref.args, v)
-		bound.Args = append(bound.Args, v.FillBytes(make([]byte, (prm.Width+7)/8)))
+		bound.wide = append(bound.wide, v.FillBytes(make([]byte, (prm.Width+7)/8)))
 		bound.narrow = append(bound.narrow, low64(v))
 	}
 	fields := e.layout.headers[1].fields

@@ -21,6 +21,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +40,12 @@ type Engine struct {
 	tables    map[string]*Table
 	tableList []*Table
 	counters  []*Counter
-	registers []*register
+	meters    []*Meter
+	registers []*Register
+	shared    sync.Mutex // over registers that several actions use
+	profiles  []*Profile
+	valueSets []*ValueSet
+	now       func() int64
 	noError   uint32
 	maxKey    int
 	read      map[int]bool // slots that the program reads
@@ -60,6 +66,12 @@ type Options struct {
 	Primitives map[string]Primitive
 	// Seed seeds random(); 0 takes the time.
 	Seed uint64
+	// Now is the clock of meters and idle timeouts, in nanoseconds since some moment
+	// before New, never backwards; nil is the real one.
+	Now func() int64
+	// Log is called with what log_msg and failed assertions say, by the goroutine that
+	// works on the packet; nil is silence.
+	Log func(string)
 }
 
 // New compiles a program. The error names what it does not support, and where.
@@ -70,6 +82,10 @@ func New(p *bmv2.Program, opts Options) (*Engine, error) {
 		pipelines: map[string]*Pipeline{},
 		tables:    map[string]*Table{},
 		read:      map[int]bool{},
+	}
+	if e.now = opts.Now; e.now == nil {
+		start := time.Now().Add(-time.Second)
+		e.now = func() int64 { return int64(time.Since(start)) }
 	}
 	e.seeds.Store(opts.Seed)
 	if opts.Seed == 0 {
@@ -83,18 +99,22 @@ func New(p *bmv2.Program, opts Options) (*Engine, error) {
 		}
 		e.counters = append(e.counters, ctr)
 	}
+	for _, m := range p.Meters {
+		e.meters = append(e.meters, &Meter{def: m, cells: make([]MeterCell, m.Size), e: e})
+	}
 	for _, r := range p.Registers {
-		if r.Width > 64 {
-			return nil, fmt.Errorf("register %q: a width of %d bits is %w", r.Name, r.Width, bmv2.ErrUnsupported)
-		}
-		e.registers = append(e.registers, &register{cells: make([]uint64, r.Size), mask: lowMask(r.Width), index: r.Index})
+		e.registers = append(e.registers, newRegister(r))
+	}
+	for _, v := range p.ValueSets {
+		e.valueSets = append(e.valueSets, newValueSet(v))
 	}
 	b := &Builder{e: e, opts: &opts, actions: map[*bmv2.Action]*action{}}
-	for _, a := range p.Actions {
+	for i, a := range p.Actions {
 		act, err := b.action(a)
 		if err != nil {
 			return nil, err
 		}
+		act.index = i
 		b.actions[a] = act
 	}
 	pr := p.Parser(opts.Parser)
@@ -124,6 +144,13 @@ func New(p *bmv2.Program, opts Options) (*Engine, error) {
 			e.update = append(e.update, k)
 		}
 	}
+	for _, def := range p.ActionProfiles {
+		pr, err := b.profile(def)
+		if err != nil {
+			return nil, err
+		}
+		e.profiles = append(e.profiles, pr)
+	}
 	for _, pl := range p.Pipelines {
 		rt, err := b.pipeline(pl)
 		if err != nil {
@@ -131,6 +158,7 @@ func New(p *bmv2.Program, opts Options) (*Engine, error) {
 		}
 		e.pipelines[pl.Name] = rt
 	}
+	b.lockRegisters()
 	return e, nil
 }
 
@@ -170,6 +198,66 @@ func (e *Engine) Counters() []*Counter {
 	return out
 }
 
+// Meters returns all indirect meters in the order of the program.
+func (e *Engine) Meters() []*Meter {
+	var out []*Meter
+	for _, m := range e.meters {
+		if !m.def.Direct {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Meter returns the indirect meter of that name, or nil.
+func (e *Engine) Meter(name string) *Meter {
+	for _, m := range e.meters {
+		if m.def.Name == name && !m.def.Direct {
+			return m
+		}
+	}
+	return nil
+}
+
+// Registers returns all registers in the order of the program.
+func (e *Engine) Registers() []*Register { return e.registers }
+
+// Register returns the register of that name, or nil.
+func (e *Engine) Register(name string) *Register {
+	for _, r := range e.registers {
+		if r.def.Name == name {
+			return r
+		}
+	}
+	return nil
+}
+
+// Profiles returns all action profiles in the order of the program.
+func (e *Engine) Profiles() []*Profile { return e.profiles }
+
+// Profile returns the action profile of that name, or nil.
+func (e *Engine) Profile(name string) *Profile {
+	for _, p := range e.profiles {
+		if p.def.Name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// ValueSets returns all parser value sets in the order of the program.
+func (e *Engine) ValueSets() []*ValueSet { return e.valueSets }
+
+// ValueSet returns the parser value set of that name, or nil.
+func (e *Engine) ValueSet(name string) *ValueSet {
+	for _, v := range e.valueSets {
+		if v.def.Name == name {
+			return v
+		}
+	}
+	return nil
+}
+
 // Field returns a handle for a field of at most 64 bits, following the program's
 // aliases. Without such a field it returns one that does nothing.
 func (e *Engine) Field(header, field string) Field {
@@ -202,7 +290,7 @@ type Builder struct {
 	opts    *Options
 	actions map[*bmv2.Action]*action
 	// registers used by what is being compiled.
-	used map[*register]bool
+	used map[*Register]bool
 }
 
 // Engine returns the engine that is being built. Only its fields and program may
@@ -211,14 +299,6 @@ func (b *Builder) Engine() *Engine { return b.e }
 
 func (b *Builder) loc(r bmv2.FieldRef) *loc {
 	return &b.e.layout.headers[r.Header.Index].fields[r.Index]
-}
-
-func (b *Builder) useRegister(r *bmv2.RegisterArray) *register {
-	reg := b.e.registers[r.Index]
-	if b.used != nil {
-		b.used[reg] = true
-	}
-	return reg
 }
 
 // Uint compiles an argument to a number of 64 bits; what does not fit is cut off.
@@ -260,22 +340,41 @@ func (b *Builder) Index(e bmv2.Expr) (func(*Context) uint64, error) {
 
 // Assign compiles an assignment of up to 64 bits to the field that e names.
 func (b *Builder) Assign(e bmv2.Expr) (func(*Context, uint64), error) {
-	f, ok := e.(*bmv2.FieldExpr)
-	if !ok {
+	var at func(c *Context) *loc
+	var width int
+	switch f := e.(type) {
+	case *bmv2.FieldExpr:
+		l := b.loc(f.FieldRef)
+		if l.kind == narrow {
+			slot, mask := l.slot, l.mask()
+			return func(c *Context, v uint64) { c.v[slot] = v & mask }, nil
+		}
+		at, width = func(*Context) *loc { return l }, l.width
+		if l.kind == varbit {
+			return nil, fmt.Errorf("assigning a number to varbit field %s is %w", f, bmv2.ErrUnsupported)
+		}
+	case *bmv2.MemberExpr:
+		ref, _, err := b.header(f.Header)
+		if err != nil {
+			return nil, err
+		}
+		i := f.Index
+		at, width = func(c *Context) *loc { return &ref(c).fields[i] }, f.Def().Width
+		if f.Def().Varbit {
+			return nil, fmt.Errorf("assigning a number to varbit field %s is %w", f.Def().Name, bmv2.ErrUnsupported)
+		}
+	default:
 		return nil, fmt.Errorf("want a field, have %T", e)
 	}
-	l := b.loc(f.FieldRef)
-	slot, off, n, mask := l.slot, l.off, l.bytes, l.mask()
-	switch l.kind {
-	case narrow:
-		return func(c *Context, v uint64) { c.v[slot] = v & mask }, nil
-	case wide:
-		return func(c *Context, v uint64) {
-			clear(c.w[off : off+n-8])
-			storeBE(c.w[off+n-8:], v, 8)
-		}, nil
+	if width <= 64 {
+		mask := lowMask(width)
+		return func(c *Context, v uint64) { c.v[at(c).slot] = v & mask }, nil
 	}
-	return nil, fmt.Errorf("assigning a number to varbit field %s is %w", f, bmv2.ErrUnsupported)
+	return func(c *Context, v uint64) {
+		l := at(c)
+		clear(c.w[l.off : l.off+l.bytes-8])
+		storeBE(c.w[l.off+l.bytes-8:], v, 8)
+	}, nil
 }
 
 // FieldOf returns a handle for a field of the header that e names, and whether the

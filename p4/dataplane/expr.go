@@ -73,7 +73,8 @@ func (b *Builder) fieldValue(l *loc) (*value, error) {
 		return nil, fmt.Errorf("a varbit field in an expression is %w", bmv2.ErrUnsupported)
 	case l.signed:
 		if l.kind == wide {
-			return nil, fmt.Errorf("a signed field of %d bits is %w", l.width, bmv2.ErrUnsupported)
+			wideValue(v, func(c *Context) []byte { return c.w[off : off+n] }, true)
+			break
 		}
 		v.hi = bigMask(l.width - 1)
 		v.lo = new(big.Int).Not(v.hi)
@@ -118,20 +119,14 @@ func (b *Builder) data(e bmv2.Expr) (*value, error) {
 			v.big = func(c *Context) *big.Int { return new(big.Int).SetUint64(c.args.narrow[i]) }
 			return v, nil
 		}
-		v.u = func(c *Context) uint64 { a := c.args.Args[i]; return loadBE(a[len(a)-8:], 8) }
-		v.raw = func(c *Context) []byte { return c.args.Args[i] }
-		v.big = func(c *Context) *big.Int { return new(big.Int).SetBytes(c.args.Args[i]) }
+		v.u = func(c *Context) uint64 { a := c.args.wide[i]; return loadBE(a[len(a)-8:], 8) }
+		v.raw = func(c *Context) []byte { return c.args.wide[i] }
+		v.big = func(c *Context) *big.Int { return new(big.Int).SetBytes(c.args.wide[i]) }
 		return v, nil
 	case *bmv2.RegisterExpr:
-		idx, err := b.Uint(e.Index)
-		if err != nil {
-			return nil, err
-		}
-		r := b.useRegister(e.Array)
-		v := &value{lo: bigZero, hi: bigMask(e.Array.Width), slot: -1}
-		v.u = func(c *Context) uint64 { return r.read(idx(c)) }
-		v.big = func(c *Context) *big.Int { return new(big.Int).SetUint64(r.read(idx(c))) }
-		return v, nil
+		return b.registerValue(e)
+	case *bmv2.MemberExpr:
+		return b.memberValue(e)
 	case *bmv2.Select:
 		return b.selectData(e)
 	case *bmv2.Unary:
@@ -210,6 +205,9 @@ func (b *Builder) unaryData(e *bmv2.Unary) (*value, error) {
 				return bigZero
 			},
 		}, nil
+	}
+	if e.Op == bmv2.StackSize || e.Op == bmv2.LastIndex {
+		return b.stackData(e)
 	}
 	x, err := b.data(e.X)
 	if err != nil {
@@ -509,8 +507,28 @@ func (b *Builder) boolean(e bmv2.Expr) (evalBool, error) {
 			}
 			return func(c *Context) bool { return !x(c) }, nil
 		case bmv2.Valid:
-			slot := b.e.layout.headers[e.X.(*bmv2.HeaderExpr).Header.Index].valid
-			return func(c *Context) bool { return c.v[slot] != 0 }, nil
+			ref, static, err := b.header(e.X)
+			if err != nil {
+				return nil, err
+			}
+			if static != nil {
+				slot := static.valid
+				return func(c *Context) bool { return c.v[slot] != 0 }, nil
+			}
+			return func(c *Context) bool { return c.v[ref(c).valid] != 0 }, nil
+		case bmv2.ValidUnion:
+			u, err := b.union(e.X)
+			if err != nil {
+				return nil, err
+			}
+			return func(c *Context) bool {
+				for _, h := range u(c) {
+					if c.v[h.valid] != 0 {
+						return true
+					}
+				}
+				return false
+			}, nil
 		case bmv2.DataToBool:
 			x, err := b.data(e.X)
 			if err != nil {
@@ -553,13 +571,15 @@ func (b *Builder) binaryBool(e *bmv2.Binary) (evalBool, error) {
 		case bmv2.Ne:
 			return func(c *Context) bool { return l(c) != r(c) }, nil
 		}
-	case bmv2.HeaderRef:
-		lh, okL := e.L.(*bmv2.HeaderExpr)
-		rh, okR := e.R.(*bmv2.HeaderExpr)
-		if !okL || !okR {
-			break
+	case bmv2.HeaderRef, bmv2.UnionRef:
+		compile := b.headersEqual
+		if e.L.Type() == bmv2.UnionRef {
+			compile = b.unionsEqual
 		}
-		equal := b.headersEqual(lh.Header, rh.Header)
+		equal, err := compile(e.L, e.R)
+		if err != nil {
+			return nil, err
+		}
 		switch e.Op {
 		case bmv2.Eq:
 			return equal, nil
@@ -578,32 +598,6 @@ func (b *Builder) binaryBool(e *bmv2.Binary) (evalBool, error) {
 		return compare(e.Op, l, r)
 	}
 	return nil, fmt.Errorf("operator %q as a condition is %w", e.Op, bmv2.ErrUnsupported)
-}
-
-// headersEqual is bmv2's comparison: both valid and all fields equal.
-func (b *Builder) headersEqual(l, r *bmv2.Header) evalBool {
-	x, y := b.e.layout.headers[l.Index], b.e.layout.headers[r.Index]
-	b.e.noteRead(x.pointers()...)
-	b.e.noteRead(y.pointers()...)
-	return func(c *Context) bool {
-		if c.v[x.valid] == 0 || c.v[y.valid] == 0 {
-			return false
-		}
-		for i := range x.fields {
-			f, g := &x.fields[i], &y.fields[i]
-			if f.kind != wide && c.v[f.slot] != c.v[g.slot] {
-				return false
-			}
-			n := f.bytes
-			if f.kind == varbit {
-				n = int(c.v[f.slot]) / 8
-			}
-			if f.kind != narrow && !bytes.Equal(c.w[f.off:f.off+n], c.w[g.off:g.off+n]) {
-				return false
-			}
-		}
-		return true
-	}
 }
 
 func compare(op bmv2.Op, l, r *value) (evalBool, error) {
@@ -728,20 +722,6 @@ func assignValue(dst *loc, v *value) (func(*Context), error) {
 		}
 		return func(c *Context) { c.v[slot] = low64(v.big(c)) & mask }, nil
 	}
-	switch {
-	case v.konst != nil:
-		k := new(big.Int).And(v.konst, bigMask(dst.width)).FillBytes(make([]byte, n))
-		return func(c *Context) { copy(c.w[off:], k) }, nil
-	case v.raw != nil && (v.width+7)/8 == n && v.width <= dst.width:
-		from := v.raw
-		return func(c *Context) { copy(c.w[off:off+n], from(c)) }, nil
-	case v.exact():
-		u := v.u
-		return func(c *Context) {
-			clear(c.w[off : off+n-8])
-			storeBE(c.w[off+n-8:], u(c), 8)
-		}, nil
-	}
-	mask := bigMask(dst.width)
-	return func(c *Context) { new(big.Int).And(v.big(c), mask).FillBytes(c.w[off : off+n]) }, nil
+	put := storeWide(dst.width, v)
+	return func(c *Context) { put(c, c.w[off:off+n]) }, nil
 }

@@ -43,6 +43,7 @@ type headerLayout struct {
 	def    *bmv2.Header
 	valid  int // slot: 1 if the header is valid
 	fields []loc
+	others []int // validity of the other members of its union
 	// What the header occupies: v[firstSlot:endSlot] and w[firstByte:endByte],
 	// the validity slot not included.
 	firstSlot, endSlot int
@@ -70,9 +71,13 @@ type part struct {
 }
 
 type layout struct {
-	headers []*headerLayout // as bmv2.Program.Headers
-	slots   int
-	bytes   int
+	headers     []*headerLayout // as bmv2.Program.Headers
+	stacks      []*stackLayout
+	unions      [][]*headerLayout // the members of each
+	unionStacks []*unionStackLayout
+
+	slots int
+	bytes int
 	// metadata lists validity slots that are 1 from the start.
 	metadata []int
 }
@@ -80,39 +85,46 @@ type layout struct {
 func newLayout(p *bmv2.Program) *layout {
 	l := &layout{}
 	for _, h := range p.Headers {
-		hl := &headerLayout{def: h, valid: l.slots, fixedBytes: h.Type.FixedBits / 8}
-		l.slots++
-		hl.firstSlot, hl.firstByte = l.slots, l.bytes
-		for i := range h.Type.Fields {
-			f := &h.Type.Fields[i]
-			fl := loc{width: f.Width, bytes: (f.Width + 7) / 8, signed: f.Signed, slot: -1}
-			switch {
-			case f.Varbit:
-				fl.kind = varbit
-			case f.Width > 64:
-				fl.kind = wide
-			}
-			if fl.kind != wide {
-				fl.slot = l.slots
-				l.slots++
-			}
-			if fl.kind != narrow {
-				fl.off = l.bytes
-				l.bytes += fl.bytes
-			}
-			hl.fields = append(hl.fields, fl)
-		}
-		hl.endSlot, hl.endByte = l.slots, l.bytes
-		if h.Type.Varbit >= 0 {
-			hl.varbit = &hl.fields[h.Type.Varbit]
-		}
-		hl.groups = grouping(hl.fields)
+		hl := l.place(h)
 		if h.Metadata {
 			l.metadata = append(l.metadata, hl.valid)
 		}
 		l.headers = append(l.headers, hl)
 	}
+	l.addStacks(p)
 	return l
+}
+
+// place finds room for a header.
+func (l *layout) place(h *bmv2.Header) *headerLayout {
+	hl := &headerLayout{def: h, valid: l.slots, fixedBytes: h.Type.FixedBits / 8}
+	l.slots++
+	hl.firstSlot, hl.firstByte = l.slots, l.bytes
+	for i := range h.Type.Fields {
+		f := &h.Type.Fields[i]
+		fl := loc{width: f.Width, bytes: (f.Width + 7) / 8, signed: f.Signed, slot: -1}
+		switch {
+		case f.Varbit:
+			fl.kind = varbit
+		case f.Width > 64:
+			fl.kind = wide
+		}
+		if fl.kind != wide {
+			fl.slot = l.slots
+			l.slots++
+		}
+		if fl.kind != narrow {
+			fl.off = l.bytes
+			l.bytes += fl.bytes
+		}
+		hl.fields = append(hl.fields, fl)
+	}
+	hl.endSlot, hl.endByte = l.slots, l.bytes
+	if h.Type.Varbit >= 0 {
+		hl.varbit = &hl.fields[h.Type.Varbit]
+	}
+	hl.groups = grouping(hl.fields)
+	return hl
 }
 
 // grouping cuts the fields into groups, or returns nil if that cannot be done.
@@ -155,7 +167,7 @@ func (h *headerLayout) extract(c *Context, data []byte, varBits int) {
 	if h.varbit != nil {
 		c.v[h.varbit.slot] = uint64(varBits)
 	}
-	c.v[h.valid] = 1
+	h.setValid(c)
 	if h.groups == nil {
 		h.extractSlow(c, data)
 		return

@@ -17,25 +17,28 @@ type parser struct {
 
 // parserErrors are the codes of the core library's errors in this program.
 type parserErrors struct {
-	none, packetTooShort, headerTooShort, invalidArgument, timeout uint32
+	none, packetTooShort, headerTooShort, stackOutOfBounds, invalidArgument, timeout uint32
 }
 
 type state struct {
-	ops []parserOp
+	name string
+	ops  []parserOp
 	// key yields the transition key if it has at most 8 bytes.
 	key  evalUint
-	wide func(c *Context, key []byte) ([]byte, bool)
+	wide func(c *Context, key []byte) []byte
 	// need is how many bytes lookahead in the key needs.
 	need  int
 	cases []transition
+	sets  bool   // a case has a value set
+	keyed int    // bytes of the key
 	next  *state // if no case matches
 }
 
 type transition struct {
-	value, mask   uint64
-	wideV, wideM  []byte
-	next          *state
-	compareMasked bool
+	value, mask  uint64
+	wideV, wideM []byte
+	set          *ValueSet
+	next         *state
 }
 
 // A parserOp returns false to end parsing; it has set ParserError then.
@@ -50,6 +53,10 @@ const maxParserSteps = 4096
 func (e *Engine) Parse(c *Context, frame []byte) {
 	c.frame, c.payload = frame, frame
 	c.ParserError, c.ChecksumError = e.parser.errors.none, false
+	if c.tracer != nil {
+		e.parseTraced(c)
+		return
+	}
 	s := e.parser.start
 	for n := 0; s != nil; n++ {
 		if n == maxParserSteps {
@@ -76,6 +83,9 @@ func (s *state) run(c *Context, errs *parserErrors) *state {
 		c.ParserError = errs.packetTooShort
 		return nil
 	}
+	if s.sets {
+		return s.choose(c)
+	}
 	if s.key != nil {
 		k := s.key(c)
 		for i := range s.cases {
@@ -85,14 +95,40 @@ func (s *state) run(c *Context, errs *parserErrors) *state {
 		}
 		return s.next
 	}
-	k, ok := s.wide(c, c.key[:0])
-	if !ok {
-		c.ParserError = errs.packetTooShort
-		return nil
-	}
+	k := s.wide(c, c.key[:0])
 	for i := range s.cases {
 		if s.cases[i].matchWide(k) {
 			return s.cases[i].next
+		}
+	}
+	return s.next
+}
+
+// choose is for states that look into value sets: it has the key as a number, if it
+// is short, and as bytes.
+func (s *state) choose(c *Context) *state {
+	var k uint64
+	var key []byte
+	if s.key != nil {
+		k = s.key(c)
+		key = c.key[:s.keyed]
+		storeBE(key, k, s.keyed)
+	} else {
+		key = s.wide(c, c.key[:0])
+	}
+	for i := range s.cases {
+		t := &s.cases[i]
+		switch {
+		case t.set != nil:
+			if t.set.contains(key) {
+				return t.next
+			}
+		case s.key != nil:
+			if k&t.mask == t.value {
+				return t.next
+			}
+		case t.matchWide(key):
+			return t.next
 		}
 	}
 	return s.next
@@ -120,10 +156,10 @@ func (b *Builder) parser(p *bmv2.Parser) (*parser, error) {
 		return v
 	}
 	out.errors = parserErrors{b.e.noError, code("PacketTooShort"), code("HeaderTooShort"),
-		code("ParserInvalidArgument"), code("ParserTimeout")}
+		code("StackOutOfBounds"), code("ParserInvalidArgument"), code("ParserTimeout")}
 	states := make([]*state, len(p.States))
 	for i := range states {
-		states[i] = &state{}
+		states[i] = &state{name: p.States[i].Name}
 	}
 	find := func(s *bmv2.ParseState) *state {
 		if s == nil {
@@ -144,12 +180,16 @@ func (b *Builder) parser(p *bmv2.Parser) (*parser, error) {
 		if len(s.Transitions) == 0 {
 			continue
 		}
+		st.keyed = s.KeyBytes
 		if err := b.transitionKey(st, s); err != nil {
 			return nil, fmt.Errorf("state %q: transition key: %w", s.Name, err)
 		}
 		for _, t := range s.Transitions {
 			tr := transition{next: find(t.Next), mask: ^uint64(0)}
-			if st.key != nil {
+			if t.Set != nil {
+				tr.set = b.e.valueSets[t.Set.Index]
+				st.sets = true
+			} else if st.key != nil {
 				if t.Mask != nil {
 					tr.mask = loadBE(t.Mask, len(t.Mask))
 				}
@@ -169,7 +209,7 @@ func (b *Builder) parser(p *bmv2.Parser) (*parser, error) {
 
 func (b *Builder) transitionKey(st *state, s *bmv2.ParseState) error {
 	type elem struct {
-		l    *loc
+		raw  func(*Context) []byte
 		u    evalUint
 		look *bmv2.Lookahead
 		n    int
@@ -180,10 +220,25 @@ func (b *Builder) transitionKey(st *state, s *bmv2.ParseState) error {
 		case *bmv2.FieldExpr:
 			l := b.loc(e.FieldRef)
 			b.e.noteRead(l)
-			x := elem{l: l, n: l.bytes}
+			x := elem{n: l.bytes}
 			if l.kind == narrow {
 				slot := l.slot
 				x.u = func(c *Context) uint64 { return c.v[slot] }
+			} else {
+				x.raw = func(c *Context) []byte { return c.w[l.off : l.off+l.bytes] }
+			}
+			elems = append(elems, x)
+		case *bmv2.MemberExpr:
+			ref, _, err := b.header(e.Header)
+			if err != nil {
+				return err
+			}
+			i := e.Index
+			x := elem{n: (e.Def().Width + 7) / 8}
+			if e.Def().Width <= 64 {
+				x.u = func(c *Context) uint64 { return c.v[ref(c).fields[i].slot] }
+			} else {
+				x.raw = func(c *Context) []byte { l := &ref(c).fields[i]; return c.w[l.off : l.off+l.bytes] }
 			}
 			elems = append(elems, x)
 		case *bmv2.ValidExpr:
@@ -206,7 +261,7 @@ func (b *Builder) transitionKey(st *state, s *bmv2.ParseState) error {
 	}
 	b.e.maxKey = max(b.e.maxKey, s.KeyBytes)
 	if s.KeyBytes > 8 {
-		st.wide = func(c *Context, key []byte) ([]byte, bool) {
+		st.wide = func(c *Context, key []byte) []byte {
 			for i := range elems {
 				e := &elems[i]
 				at := len(key)
@@ -217,10 +272,10 @@ func (b *Builder) transitionKey(st *state, s *bmv2.ParseState) error {
 				case e.look != nil:
 					copyBits(key[at:], c.payload, e.look.Offset, e.look.Width)
 				default:
-					copy(key[at:], c.w[e.l.off:e.l.off+e.n])
+					copy(key[at:], e.raw(c))
 				}
 			}
-			return key, true
+			return key
 		}
 		return nil
 	}
@@ -305,8 +360,8 @@ func always(f func(*Context)) parserOp {
 }
 
 func (b *Builder) extract(op *bmv2.Extract, errs *parserErrors) (parserOp, error) {
-	h := b.e.layout.headers[op.Header.Index]
-	if op.Length == nil {
+	if op.Header != nil && op.Length == nil {
+		h := b.e.layout.headers[op.Header.Index]
 		n := h.fixedBytes
 		return func(c *Context) bool {
 			if len(c.payload) < n {
@@ -318,30 +373,66 @@ func (b *Builder) extract(op *bmv2.Extract, errs *parserErrors) (parserOp, error
 			return true
 		}, nil
 	}
-	length, err := b.Index(op.Length)
-	if err != nil {
-		return nil, err
+	length := func(*Context) uint64 { return 0 }
+	if op.Length != nil {
+		var err error
+		if length, err = b.Index(op.Length); err != nil {
+			return nil, err
+		}
 	}
-	room := uint64(h.varbit.width)
+	switch {
+	case op.Header != nil:
+		h := b.e.layout.headers[op.Header.Index]
+		return func(c *Context) bool { return h.extractVar(c, length(c), errs) }, nil
+	case op.Stack != nil:
+		s := b.e.layout.stacks[op.Stack.Index]
+		return func(c *Context) bool {
+			n := c.v[s.next]
+			if n >= uint64(len(s.elems)) {
+				c.ParserError = errs.stackOutOfBounds
+				return false
+			}
+			if !s.elems[n].extractVar(c, length(c), errs) {
+				return false
+			}
+			c.v[s.next]++
+			return true
+		}, nil
+	}
+	s, i := b.e.layout.unionStacks[op.UnionStack.Index], op.Member
 	return func(c *Context) bool {
-		bits := length(c)
-		if bits%8 != 0 {
-			c.ParserError = errs.invalidArgument
+		n := c.v[s.next]
+		if n >= uint64(len(s.elems)) {
+			c.ParserError = errs.stackOutOfBounds
 			return false
 		}
-		// In this order, as bmv2 does.
-		if have := len(c.payload) - h.fixedBytes; have < 0 || bits/8 > uint64(have) {
-			c.ParserError = errs.packetTooShort
+		if !s.elems[n][i].extractVar(c, length(c), errs) {
 			return false
 		}
-		if bits > room {
-			c.ParserError = errs.headerTooShort
-			return false
-		}
-		h.extract(c, c.payload, int(bits))
-		c.payload = c.payload[h.fixedBytes+int(bits)/8:]
+		c.v[s.next]++
 		return true
 	}, nil
+}
+
+// extractVar extracts a header whose varbit field, if it has one, has so many bits. It
+// returns false, with the error set, if that cannot be done.
+func (h *headerLayout) extractVar(c *Context, bits uint64, errs *parserErrors) bool {
+	if bits%8 != 0 {
+		c.ParserError = errs.invalidArgument
+		return false
+	}
+	// In this order, as bmv2 does.
+	if have := len(c.payload) - h.fixedBytes; have < 0 || bits/8 > uint64(have) {
+		c.ParserError = errs.packetTooShort
+		return false
+	}
+	if h.varbit != nil && bits > uint64(h.varbit.width) {
+		c.ParserError = errs.headerTooShort
+		return false
+	}
+	h.extract(c, c.payload, int(bits))
+	c.payload = c.payload[h.fixedBytes+int(bits)/8:]
+	return true
 }
 
 func setLookahead(dst *loc, look *bmv2.Lookahead, errs *parserErrors) (parserOp, error) {
@@ -360,8 +451,10 @@ func setLookahead(dst *loc, look *bmv2.Lookahead, errs *parserErrors) (parserOp,
 			clear(c.w[at : at+dst.bytes])
 			copyBits(c.w[at+dst.bytes-n:at+dst.bytes], c.payload, off, w)
 		}
+	case dst.kind == wide: // the low bits
+		set = func(c *Context) { copyBits(c.w[at:at+dst.bytes], c.payload, off+w-dst.width, dst.width) }
 	default:
-		return nil, fmt.Errorf("lookahead of %d bits into a field of %d is %w", w, dst.width, bmv2.ErrUnsupported)
+		return nil, fmt.Errorf("lookahead into a varbit field is %w", bmv2.ErrUnsupported)
 	}
 	return func(c *Context) bool {
 		if len(c.payload) < need {

@@ -16,6 +16,8 @@ type Pipeline struct {
 
 // A node is a table, a condition or an action call.
 type node struct {
+	name    string
+	source  string // of a condition
 	table   *Table
 	cond    evalBool
 	yes, no *node
@@ -25,35 +27,43 @@ type node struct {
 // Apply sends the packet through the pipeline, until its end or an exit.
 func (p *Pipeline) Apply(c *Context) {
 	c.Exit = false
-	for n := p.start; n != nil && !c.Exit; {
-		switch {
-		case n.table != nil:
-			n = n.table.apply(c)
-		case n.cond != nil:
-			if n.cond(c) {
-				n = n.yes
-			} else {
-				n = n.no
-			}
-		default:
-			c.args = &noArgs
-			n.act.run(c)
-			n = n.yes
+	if c.tracer != nil {
+		p.applyTraced(c)
+	} else {
+		for n := p.start; n != nil && !c.Exit; {
+			n = n.run(c)
 		}
 	}
 	c.Exit = false
+	c.release()
+}
+
+// run executes the node and returns the one that follows.
+func (n *node) run(c *Context) *node {
+	switch {
+	case n.table != nil:
+		return n.table.apply(c)
+	case n.cond != nil:
+		if n.cond(c) {
+			return n.yes
+		}
+		return n.no
+	}
+	c.args = &noArgs
+	n.act.run(c)
+	return n.yes
 }
 
 func (b *Builder) pipeline(p *bmv2.Pipeline) (*Pipeline, error) {
 	nodes := map[bmv2.Node]*node{}
 	for _, t := range p.Tables {
-		nodes[t] = &node{}
+		nodes[t] = &node{name: t.Name}
 	}
 	for _, c := range p.Conditionals {
-		nodes[c] = &node{}
+		nodes[c] = &node{name: c.Name}
 	}
 	for _, c := range p.ActionCalls {
-		nodes[c] = &node{}
+		nodes[c] = &node{name: c.Name}
 	}
 	find := func(n bmv2.Node) *node {
 		if n == nil {
@@ -94,6 +104,7 @@ func (b *Builder) table(def *bmv2.Table, find func(bmv2.Node) *node) (*Table, er
 		noAction: &Bound{next: find(def.DefaultNext)},
 		entries:  map[string]*Entry{},
 		exact:    newIndex(),
+		e:        b.e,
 	}
 	t.levels.Store(&[]lpmLevel{})
 	t.ternary.Store(&[]*ternEntry{})
@@ -128,6 +139,18 @@ func (b *Builder) table(def *bmv2.Table, find func(bmv2.Node) *node) (*Table, er
 	for _, a := range def.Actions {
 		t.actions = append(t.actions, &boundAction{def: a, act: b.actions[a.Action], next: find(a.Next)})
 	}
+	if def.Profile != nil {
+		t.profile = b.e.profiles[def.Profile.Index]
+		t.nextOf = make([]*node, len(b.e.prog.Actions))
+		for _, a := range t.actions {
+			t.profile.actions[a.def.Action.Name] = a.act
+			t.nextOf[a.act.index] = a.next
+		}
+	}
+	if def.Meter != nil {
+		l := b.loc(def.Meter.Target)
+		t.meterTarget = Field{slot: l.slot + 1, mask: l.mask()}
+	}
 	t.original = t.noAction
 	if d := def.Default; d != nil {
 		bound, err := t.Bind(d.Call.Action.Action.Name, d.Call.Args, nil)
@@ -151,7 +174,7 @@ func (b *Builder) table(def *bmv2.Table, find func(bmv2.Node) *node) (*Table, er
 			// In the program the lowest number wins, here, as in P4Runtime, the highest.
 			prio = highest - e.Priority + 1
 		}
-		if err := t.insert(e.Match, prio, bound, Count{}, true); err != nil {
+		if err := t.insert(e.Match, prio, bound, &Direct{}, true); err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
 	}

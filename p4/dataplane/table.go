@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/understudy-net/understudy/p4/bmv2"
 )
@@ -33,6 +34,14 @@ type Table struct {
 	nextHit  *node
 	nextMiss *node
 	noAction *Bound // run if there is no default action
+	e        *Engine
+
+	// Of a table whose actions are in a profile: what follows each action of the
+	// program.
+	profile *Profile
+	nextOf  []*node
+	// meterTarget takes the colour of a direct meter.
+	meterTarget Field
 
 	mu       sync.Mutex // held by control functions
 	entries  map[string]*Entry
@@ -40,6 +49,7 @@ type Table struct {
 	original *Bound // default action of the program
 
 	fallback atomic.Pointer[Bound] // the default action
+	misses   cell
 
 	// One of these finds entries, by the table's kind.
 	exact   *index
@@ -83,20 +93,72 @@ type Entry struct {
 	Const    bool         // part of the program
 	order    uint64
 
-	bound          atomic.Pointer[Bound]
-	packets, bytes atomic.Uint64
+	bound atomic.Pointer[Bound]
+	count cell
+	meter *MeterCell // nil: the table has no direct meter
+
+	hit     atomic.Int64 // engine time of the last hit
+	timeout atomic.Int64 // nanoseconds; 0: none
+	told    atomic.Int64 // the value of hit that Expired told of, plus 1
 }
 
 // Bound returns what the entry runs.
 func (e *Entry) Bound() *Bound { return e.bound.Load() }
 
 // Counter returns how many packets, and bytes of packets, met the entry.
-func (e *Entry) Counter() Count { return Count{e.packets.Load(), e.bytes.Load()} }
+func (e *Entry) Counter() Count { return e.count.get() }
 
 // SetCounter overwrites the counter.
-func (e *Entry) SetCounter(c Count) {
-	e.packets.Store(c.Packets)
-	e.bytes.Store(c.Bytes)
+func (e *Entry) SetCounter(c Count) { e.count.set(c) }
+
+// Meter returns the entry's direct meter, or nil if the table has none.
+func (e *Entry) Meter() *MeterCell { return e.meter }
+
+// IdleTimeout returns after which time without a packet the entry counts as idle; 0 is
+// never.
+func (e *Entry) IdleTimeout() time.Duration { return time.Duration(e.timeout.Load()) }
+
+// Direct is what belongs to an entry beside its action. What is nil, or not set, stays
+// as it is.
+type Direct struct {
+	Count       *Count
+	SetMeter    bool // then Meter says how the direct meter is configured
+	Meter       *MeterConfig
+	MeterCounts *[3]Count
+	IdleTimeout *time.Duration // of a table with WithTimeout
+}
+
+// check wants what the table can do.
+func (d *Direct) check(t *Table) error {
+	switch {
+	case d.SetMeter && d.Meter != nil && t.def.Meter == nil, d.MeterCounts != nil && t.def.Meter == nil:
+		return fmt.Errorf("table %q has no direct meter: %w", t.def.Name, ErrArgument)
+	case d.IdleTimeout != nil && *d.IdleTimeout != 0 && !t.def.WithTimeout:
+		return fmt.Errorf("table %q has no idle timeouts: %w", t.def.Name, ErrArgument)
+	case d.IdleTimeout != nil && *d.IdleTimeout < 0:
+		return fmt.Errorf("an idle timeout of %v: %w", *d.IdleTimeout, ErrArgument)
+	}
+	if d.SetMeter && d.Meter != nil {
+		return d.Meter.check()
+	}
+	return nil
+}
+
+// apply changes an entry; d has been checked.
+func (d *Direct) apply(t *Table, e *Entry) {
+	if d.Count != nil {
+		e.SetCounter(*d.Count)
+	}
+	if e.meter != nil && d.SetMeter {
+		e.meter.set(d.Meter, t.e.now())
+	}
+	if e.meter != nil && d.MeterCounts != nil {
+		e.meter.SetCounts(*d.MeterCounts)
+	}
+	if d.IdleTimeout != nil {
+		e.timeout.Store(int64(*d.IdleTimeout))
+		e.told.Store(0)
+	}
 }
 
 // A Bound is an action with arguments. It must not be modified.
@@ -106,13 +168,49 @@ type Bound struct {
 	// Opaque is whatever the control plane wants to find again; it changes in
 	// the same moment as the action.
 	Opaque any
+	// Of a table with an action profile one of these says what is run, and Action is
+	// nil: a member, a group, or a one-shot set.
+	Member  *Member
+	GroupID uint32
+	Set     []SetMember
 
-	narrow []uint64
-	act    *action
-	next   *node
+	args  arguments
+	act   *action
+	next  *node
+	group *memberGroup
 }
 
-var noArgs Bound
+// refers tells whether what is run lies in an action profile.
+func (b *Bound) refers() bool { return b.Member != nil || b.group != nil }
+
+// IsGroup tells whether GroupID says what is run.
+func (b *Bound) IsGroup() bool { return b.group != nil && b.Set == nil }
+
+// arguments are those of an action, in both forms.
+type arguments struct {
+	wide   [][]byte
+	narrow []uint64 // of those with up to 64 bits
+}
+
+var noArgs arguments
+
+// bindArgs checks and copies the arguments of an action.
+func bindArgs(a *bmv2.Action, args [][]byte) (arguments, error) {
+	if len(args) != len(a.Params) {
+		return arguments{}, fmt.Errorf("action %q: %d arguments, want %d: %w", a.Name, len(args), len(a.Params), ErrArgument)
+	}
+	out := arguments{make([][]byte, len(args)), make([]uint64, len(args))}
+	for i, p := range a.Params {
+		if err := checkWidth(args[i], p.Width); err != nil {
+			return arguments{}, fmt.Errorf("action %q: parameter %q: %w", a.Name, p.Name, err)
+		}
+		out.wide[i] = bytes.Clone(args[i])
+		if p.Width <= 64 {
+			out.narrow[i] = loadBE(args[i], len(args[i]))
+		}
+	}
+	return out, nil
+}
 
 // boundAction is an action of a table and what follows it.
 type boundAction struct {
@@ -138,22 +236,11 @@ func (t *Table) Bind(action string, args [][]byte, opaque any) (*Bound, error) {
 		if a.def.Action.Name != action {
 			continue
 		}
-		params := a.def.Action.Params
-		if len(args) != len(params) {
-			return nil, fmt.Errorf("action %q: %d arguments, want %d: %w", action, len(args), len(params), ErrArgument)
+		args, err := bindArgs(a.def.Action, args)
+		if err != nil {
+			return nil, err
 		}
-		b := &Bound{Action: a.def, Opaque: opaque, act: a.act, next: a.next,
-			Args: make([][]byte, len(args)), narrow: make([]uint64, len(args))}
-		for i, p := range params {
-			if err := checkWidth(args[i], p.Width); err != nil {
-				return nil, fmt.Errorf("action %q: parameter %q: %w", action, p.Name, err)
-			}
-			b.Args[i] = bytes.Clone(args[i])
-			if p.Width <= 64 {
-				b.narrow[i] = loadBE(args[i], len(args[i]))
-			}
-		}
-		return b, nil
+		return &Bound{Action: a.def, Opaque: opaque, act: a.act, next: a.next, Args: args.wide, args: args}, nil
 	}
 	return nil, fmt.Errorf("action %q is none of table %q: %w", action, t.def.Name, ErrArgument)
 }
@@ -182,9 +269,21 @@ func (t *Table) SetDefault(b *Bound) error {
 	if b == nil {
 		b = t.original
 	}
-	t.fallback.Store(b)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.acquire(b); err != nil {
+		return err
+	}
+	t.abandon(t.fallback.Swap(b))
 	return nil
 }
+
+// DefaultCounter returns how many packets met no entry; they are counted in tables
+// that count.
+func (t *Table) DefaultCounter() Count { return t.misses.get() }
+
+// SetDefaultCounter overwrites what DefaultCounter returns.
+func (t *Table) SetDefaultCounter(c Count) { t.misses.set(c) }
 
 // canonical checks a match and returns it with all that cannot matter set to zero,
 // together with the entry's identity.
@@ -271,15 +370,26 @@ func (t *Table) Find(match []bmv2.Match, priority int) (*Entry, error) {
 
 // Insert adds an entry. Packets see it before Insert returns.
 func (t *Table) Insert(match []bmv2.Match, priority int, b *Bound, c Count) error {
+	return t.InsertWith(match, priority, b, Direct{Count: &c})
+}
+
+// InsertWith is Insert with all that may belong to an entry.
+func (t *Table) InsertWith(match []bmv2.Match, priority int, b *Bound, d Direct) error {
 	if t.def.ConstEntries {
 		return ErrConst
 	}
-	return t.insert(match, priority, b, c, false)
+	return t.insert(match, priority, b, &d, false)
 }
 
-func (t *Table) insert(match []bmv2.Match, priority int, b *Bound, c Count, konst bool) error {
+func (t *Table) insert(match []bmv2.Match, priority int, b *Bound, d *Direct, konst bool) error {
 	m, id, err := t.canonical(match, priority)
 	if err != nil {
+		return err
+	}
+	if err := d.check(t); err != nil {
+		return err
+	}
+	if err := t.accepts(b); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -290,31 +400,69 @@ func (t *Table) insert(match []bmv2.Match, priority int, b *Bound, c Count, kons
 	if len(t.entries) >= t.def.Size {
 		return fmt.Errorf("%w: its size is %d", ErrFull, t.def.Size)
 	}
+	if err := t.acquire(b); err != nil {
+		return err
+	}
 	t.order++
 	e := &Entry{Match: m, Priority: priority, Const: konst, order: t.order}
 	e.bound.Store(b)
-	e.SetCounter(c)
+	if t.def.Meter != nil {
+		e.meter = &MeterCell{}
+	}
+	if t.def.WithTimeout {
+		e.hit.Store(t.e.now())
+	}
+	d.apply(t, e)
 	t.entries[id] = e
 	t.publish(e)
+	return nil
+}
+
+// accepts tells whether an entry of the table may run b.
+func (t *Table) accepts(b *Bound) error {
+	if (t.profile != nil) != b.refers() {
+		if t.profile == nil {
+			return fmt.Errorf("table %q has no action profile: %w", t.def.Name, ErrArgument)
+		}
+		return fmt.Errorf("the actions of table %q are in action profile %q: %w", t.def.Name, t.profile.def.Name, ErrArgument)
+	}
 	return nil
 }
 
 // Modify changes what an entry runs; packets see that before Modify returns. A nil
 // Bound leaves the action, a nil Count the counter.
 func (t *Table) Modify(match []bmv2.Match, priority int, b *Bound, c *Count) error {
-	e, err := t.Find(match, priority)
+	return t.ModifyWith(match, priority, b, Direct{Count: c})
+}
+
+// ModifyWith is Modify with all that may belong to an entry.
+func (t *Table) ModifyWith(match []bmv2.Match, priority int, b *Bound, d Direct) error {
+	_, id, err := t.canonical(match, priority)
 	if err != nil {
 		return err
+	}
+	if err := d.check(t); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[id]
+	if e == nil {
+		return ErrNotFound
 	}
 	if b != nil {
 		if e.Const {
 			return ErrConst
 		}
-		e.bound.Store(b)
+		if err := t.accepts(b); err != nil {
+			return err
+		}
+		if err := t.acquire(b); err != nil {
+			return err
+		}
+		t.abandon(e.bound.Swap(b))
 	}
-	if c != nil {
-		e.SetCounter(*c)
-	}
+	d.apply(t, e)
 	return nil
 }
 
@@ -335,7 +483,43 @@ func (t *Table) Delete(match []bmv2.Match, priority int) error {
 	}
 	delete(t.entries, id)
 	t.withdraw(e)
+	t.abandon(e.bound.Load())
 	return nil
+}
+
+// SinceHit returns how long ago a packet met the entry, or how long ago it was
+// inserted, in a table with WithTimeout; elsewhere it is 0.
+func (t *Table) SinceHit(e *Entry) time.Duration {
+	if !t.def.WithTimeout {
+		return 0
+	}
+	return time.Duration(max(0, t.e.now()-e.hit.Load()))
+}
+
+// Expired returns the entries that have been idle for their timeout, each once until
+// a packet meets it again or its timeout is set, and how long it takes until the next
+// one can be idle; that is 0 if none can.
+func (t *Table) Expired() (idle []*Entry, next time.Duration) {
+	if !t.def.WithTimeout {
+		return nil, 0
+	}
+	now := t.e.now()
+	for _, e := range t.Entries() {
+		timeout, hit := e.timeout.Load(), e.hit.Load()
+		if timeout == 0 || e.told.Load() == hit+1 {
+			continue
+		}
+		left := time.Duration(hit + timeout - now)
+		if left <= 0 {
+			e.told.Store(hit + 1)
+			idle = append(idle, e)
+			continue
+		}
+		if next == 0 || left < next {
+			next = left
+		}
+	}
+	return idle, next
 }
 
 // Entries returns all entries in the order in which they were inserted.
@@ -446,8 +630,8 @@ func (t *Table) withdraw(e *Entry) {
 	}
 }
 
-// lookup finds the entry for the packet, or nil.
-func (t *Table) lookup(c *Context) *Entry {
+// fillKey lays out the packet's key.
+func (t *Table) fillKey(c *Context) []byte {
 	key := c.key[:t.keyBytes]
 	for i := range t.keys {
 		k := &t.keys[i]
@@ -463,6 +647,12 @@ func (t *Table) lookup(c *Context) *Entry {
 			}
 		}
 	}
+	return key
+}
+
+// lookup finds the entry for the packet, or nil.
+func (t *Table) lookup(c *Context) *Entry {
+	key := t.fillKey(c)
 	switch t.def.Kind {
 	case bmv2.Exact:
 		return t.exact.find(key)
@@ -494,8 +684,12 @@ func (x *ternEntry) matches(key []byte) bool {
 			return false
 		}
 	}
-	for i := range x.ranges {
-		r := &x.ranges[i]
+	return inRanges(x.ranges, key)
+}
+
+func inRanges(ranges []rangeMatch, key []byte) bool {
+	for i := range ranges {
+		r := &ranges[i]
 		v := key[r.at : r.at+r.n]
 		if bytes.Compare(v, r.low) < 0 || bytes.Compare(v, r.hig) > 0 {
 			return false
@@ -510,16 +704,38 @@ func (t *Table) apply(c *Context) *node {
 	if t.keyBytes > 0 {
 		e = t.lookup(c)
 	}
+	return t.execute(c, e)
+}
+
+// execute runs what entry e, or a miss if it is nil, says.
+func (t *Table) execute(c *Context, e *Entry) *node {
 	b := t.fallback.Load()
 	if e != nil {
-		if t.def.WithCounters {
-			e.packets.Add(1)
-			e.bytes.Add(uint64(c.IngressLength))
-		}
 		b = e.bound.Load()
+		if t.def.WithCounters {
+			e.count.add(c.IngressLength)
+		}
+		if t.def.WithTimeout {
+			e.hit.Store(c.Now())
+		}
+		if e.meter != nil {
+			t.meterTarget.Set(c, e.meter.mark(c.Now(), measure(t.def.Meter, c), c.IngressLength))
+		}
+	} else if t.def.WithCounters {
+		t.misses.add(c.IngressLength)
 	}
-	if b.act != nil {
-		c.args = b
+	next := b.next
+	if b.refers() {
+		// An empty group runs nothing.
+		if m := t.resolve(c, b); m != nil {
+			c.args = &m.args
+			m.act.run(c)
+			next = t.nextOf[m.act.index]
+		} else {
+			next = t.noAction.next
+		}
+	} else if b.act != nil {
+		c.args = &b.args
 		b.act.run(c)
 	}
 	if t.hitMiss {
@@ -528,7 +744,7 @@ func (t *Table) apply(c *Context) *node {
 		}
 		return t.nextMiss
 	}
-	return b.next
+	return next
 }
 
 // A Count is a number of packets and of their bytes.
@@ -542,6 +758,18 @@ type Counter struct {
 
 type cell struct{ packets, bytes atomic.Uint64 }
 
+func (c *cell) get() Count { return Count{c.packets.Load(), c.bytes.Load()} }
+
+func (c *cell) set(v Count) {
+	c.packets.Store(v.Packets)
+	c.bytes.Store(v.Bytes)
+}
+
+func (c *cell) add(length int) {
+	c.packets.Add(1)
+	c.bytes.Add(uint64(length))
+}
+
 // Def returns the declaration of the counter.
 func (c *Counter) Def() *bmv2.CounterArray { return c.def }
 
@@ -549,20 +777,14 @@ func (c *Counter) Def() *bmv2.CounterArray { return c.def }
 func (c *Counter) Len() int { return len(c.cells) }
 
 // Get returns the count at i, which must be less than Len.
-func (c *Counter) Get(i int) Count {
-	return Count{c.cells[i].packets.Load(), c.cells[i].bytes.Load()}
-}
+func (c *Counter) Get(i int) Count { return c.cells[i].get() }
 
 // Set overwrites the count at i, which must be less than Len.
-func (c *Counter) Set(i int, v Count) {
-	c.cells[i].packets.Store(v.Packets)
-	c.cells[i].bytes.Store(v.Bytes)
-}
+func (c *Counter) Set(i int, v Count) { c.cells[i].set(v) }
 
 // count ignores an index out of range.
 func (c *Counter) count(i uint64, length int) {
 	if i < uint64(len(c.cells)) {
-		c.cells[i].packets.Add(1)
-		c.cells[i].bytes.Add(uint64(length))
+		c.cells[i].add(length)
 	}
 }

@@ -307,8 +307,9 @@ func TestRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"resubmit":          {`"op" : "mark_to_drop"`, `"op" : "resubmit"`, `primitive 0 "resubmit": not supported`},
-		"clone":             {`"op" : "truncate"`, `"op" : "clone_ingress_pkt_to_egress"`, `"clone_ingress_pkt_to_egress": not supported`},
+		"unknown primitive": {`"op" : "mark_to_drop"`, `"op" : "beam_up"`, `primitive 0 "beam_up": not supported`},
+		"resubmit":          {`"op" : "mark_to_drop"`, `"op" : "resubmit"`, `primitive 0 "resubmit": want a number, have a header`},
+		"clone":             {`"op" : "truncate"`, `"op" : "clone_ingress_pkt_to_egress"`, `"clone_ingress_pkt_to_egress": 1 arguments, want 2`},
 		"no egress":         {`"name" : "egress"`, `"name" : "other"`, `no pipeline "egress"`},
 		"no parser":         {`"name" : "parser"`, `"name" : "other"`, `no parser "parser"`},
 		"no metadata":       {`"egress_port"`, `"outgoing_port"`, `no field standard_metadata.egress_port`},
