@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -70,6 +71,8 @@ type Agent struct {
 	// What follows belongs to the loop.
 	part     *agentv1.Assignment // nil before the first
 	services map[netip.AddrPort]*service
+	// proxies are those of services, for the goroutine that reads the stream.
+	proxies  atomic.Pointer[map[netip.AddrPort]*proxy.Server]
 	stream   *replication.Stream
 	session  *session
 	health   *agentv1.Health
@@ -260,11 +263,20 @@ func (a *Agent) apply(ctx context.Context, n *agentv1.Assignment) error {
 		a.stream.Close() // of the epoch before
 		a.stream = nil
 	}
-	if err := a.setServices(ctx, n); err != nil {
+	fresh, err := a.setServices(ctx, n)
+	if err != nil {
 		return err
 	}
 	ended := 0
 	for _, s := range a.services {
+		// A service that was added to a part that goes on begins as one of a part
+		// that is new.
+		same, old := same, old
+		added := same && fresh[s.vip]
+		if added {
+			same, old = false, nil
+			s.up = true // until its monitor says otherwise
+		}
 		switch n.GetRole() {
 		case agentv1.Role_ROLE_ACTIVE:
 			if !same || old.GetPeer() != nil && n.GetPeer() == nil {
@@ -277,6 +289,11 @@ func (a *Agent) apply(ctx context.Context, n *agentv1.Assignment) error {
 				ended += s.proxy.Lead(n.GetReleased())
 				if n.GetReleased() {
 					s.proxy.Release()
+				}
+				if added && a.stream != nil {
+					if err := s.proxy.Replicate(a.stream, func() error { return a.setGate(s.vip, true) }); err != nil {
+						return err
+					}
 				}
 			default:
 				if !same {
@@ -293,6 +310,9 @@ func (a *Agent) apply(ctx context.Context, n *agentv1.Assignment) error {
 				}
 				s.proxy.Fence()
 				s.proxy.Follow(nil)
+				if added && a.stream != nil {
+					s.proxy.Follow(a.stream)
+				}
 			}
 		default:
 			if !same {
@@ -314,8 +334,16 @@ func (a *Agent) apply(ctx context.Context, n *agentv1.Assignment) error {
 	return nil
 }
 
-// setServices starts what is new and stops what is gone.
-func (a *Agent) setServices(ctx context.Context, n *agentv1.Assignment) error {
+// setServices starts what is new, which it returns, and stops what is gone.
+func (a *Agent) setServices(ctx context.Context, n *agentv1.Assignment) (fresh map[netip.AddrPort]bool, err error) {
+	defer func() {
+		proxies := map[netip.AddrPort]*proxy.Server{}
+		for vip, s := range a.services {
+			proxies[vip] = s.proxy
+		}
+		a.proxies.Store(&proxies)
+	}()
+	fresh = map[netip.AddrPort]bool{}
 	want := map[netip.AddrPort]string{}
 	for _, s := range n.GetServices() {
 		ip, ok := netip.AddrFromSlice(s.GetVip())
@@ -341,14 +369,15 @@ func (a *Agent) setServices(ctx context.Context, n *agentv1.Assignment) error {
 		}
 		s, err := a.startService(ctx, vip, upstream)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		a.services[vip] = s
+		fresh[vip] = true
 		if err := a.setGate(vip, false); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return fresh, nil
 }
 
 func (a *Agent) startService(ctx context.Context, vip netip.AddrPort, upstream string) (*service, error) {
@@ -473,14 +502,10 @@ func (a *Agent) streamUp(ctx context.Context, s *replication.Stream) {
 		}
 	}
 	a.stream = s
-	handlers := map[netip.AddrPort]*proxy.Server{}
-	for vip, v := range a.services {
-		handlers[vip] = v.proxy
-	}
 	go func() {
 		err := s.Run(ctx, func(f *replicationv1.Frame) {
 			vip, ok := proxy.FrameVIP(f)
-			if h := handlers[vip]; ok && h != nil {
+			if h := (*a.proxies.Load())[vip]; ok && h != nil {
 				h.Handle(s, f)
 			} else {
 				a.log.Warn("frame for a service that this server does not have", "vip", vip)

@@ -21,11 +21,12 @@ var _ admin.Backend = (*loop)(nil)
 
 // choose returns the pair of that name, or all for "".
 func (l *loop) choose(name string) ([]*pair, error) {
+	t := l.tables.Load()
 	if name == "" {
-		return l.pairs, nil
+		return t.pairs, nil
 	}
-	for _, p := range l.pairs {
-		if p.config.Name == name {
+	for _, p := range t.pairs {
+		if p.name == name {
 			return []*pair{p}, nil
 		}
 	}
@@ -154,7 +155,7 @@ func (l *loop) notify(p *pair, now time.Time, n failover.Notify) {
 	if n.Kind == failover.ServerDown || n.Kind == failover.WriteTrouble {
 		level = slog.LevelWarn
 	}
-	attrs := []any{"pair", p.config.Name, "what", n.Message}
+	attrs := []any{"pair", p.name, "what", n.Message}
 	if r := p.last; n.Kind == failover.FailedOver && r != nil {
 		attrs = append(attrs, "from", r.From, "to", r.To, "cause", r.Cause, "epoch", r.Epoch,
 			"suspected_to_written", r.Written.Sub(r.Suspected), "decided_to_written", r.DecideToWritten)
@@ -168,7 +169,7 @@ func (l *loop) notify(p *pair, now time.Time, n failover.Notify) {
 		e.Failover = p.last.proto()
 	}
 	for w := range l.watchers {
-		if w.pair != "" && w.pair != p.config.Name {
+		if w.pair != "" && w.pair != p.name {
 			continue
 		}
 		select {
@@ -182,8 +183,8 @@ func (l *loop) notify(p *pair, now time.Time, n failover.Notify) {
 // record puts names in place of numbers.
 func (l *loop) record(p *pair, f failover.Failover) record {
 	r := record{
-		Pair: p.config.Name, Epoch: f.Epoch,
-		From: p.config.Servers[f.From-1].Name, To: p.config.Servers[f.To-1].Name,
+		Pair: p.name, Epoch: f.Epoch,
+		From: p.servers[f.From-1], To: p.servers[f.To-1],
 		Cause: string(f.Cause), Cold: f.Cold,
 		Suspected: f.Suspected, Decided: f.Decided, Written: f.Written,
 		DecideToWritten: f.Written.Sub(f.Decided),
@@ -231,7 +232,7 @@ var serverRoles = map[failover.Role]adminv1.ServerRole{
 func (p *pair) proto() *adminv1.Pair {
 	st := p.machine.Status()
 	out := &adminv1.Pair{
-		Name: p.config.Name, State: pairStates[st.State], Epoch: st.Epoch,
+		Name: p.name, State: pairStates[st.State], Epoch: st.Epoch,
 		Services: p.listed, Connections: p.connections, Protected: p.protected,
 	}
 	for _, s := range st.Servers {

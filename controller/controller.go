@@ -26,15 +26,20 @@ import (
 
 	"github.com/understudy-net/understudy/controller/admin"
 	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/desired"
 	"github.com/understudy-net/understudy/controller/failover"
 	"github.com/understudy-net/understudy/controller/health"
 	"github.com/understudy-net/understudy/controller/p4rt"
 	"github.com/understudy-net/understudy/internal/heartbeat"
 )
 
-// Options are what a Controller is made of. Config and Pipeline are required.
+// Options are what a Controller is made of. Pipeline is required, and either Desired
+// or Config.
 type Options struct {
-	Config   *config.Config
+	// Config is used without Desired: it never changes then.
+	Config *config.Config
+	// Desired is where the configuration comes from, and its changes.
+	Desired  *desired.Desired
 	Pipeline p4rt.Pipeline
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -72,6 +77,9 @@ func New(opts Options) (_ *Controller, err error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg := opts.Config
+	if opts.Desired != nil {
+		cfg = opts.Desired.Config()
+	}
 	c := &Controller{journal: newJournal(opts.Logger.Handler()), agents: opts.Agents, admin: opts.Admin}
 	opts.Logger = slog.New(c.journal)
 	defer func() {
@@ -104,7 +112,7 @@ func New(opts Options) (_ *Controller, err error) {
 	agents := health.NewAgentServer(l, opts.Logger)
 	adminServer := admin.New(l)
 
-	beats := health.NewHeartbeats(cfg.Heartbeat.Port, l.places(), l.heartbeat)
+	beats := health.NewHeartbeats(cfg.Heartbeat.Port, places(cfg), l.heartbeat)
 	ready := opts.Ready
 	c.session, err = p4rt.New(p4rt.Options{
 		Address:  cfg.Switch.Address,
@@ -132,17 +140,21 @@ func New(opts Options) (_ *Controller, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; use the P4 program that this controller was built with", err)
 	}
-	for _, e := range l.standing {
+	for _, e := range l.tables.Load().standing {
 		if err := c.session.Schema().Check(e); err != nil {
 			return nil, fmt.Errorf("P4 program: %w; use the one that this controller was built with", err)
 		}
 	}
 
 	c.tasks = []task{l, history}
-	for _, p := range l.pairs {
-		p.writer.put = c.session.Put
-		c.tasks = append(c.tasks, p.writer)
+	if d := opts.Desired; d != nil {
+		d.Use(l.reconfigure)
+		c.tasks = append(c.tasks, d)
 	}
+	l.put = c.session.Put
+	l.change = c.session.Change
+	l.resync = c.session.Resync
+	l.setPlaces = beats.SetServers
 	c.tasks = append(c.tasks,
 		c.session,
 		service{"agent server on " + c.agents.Addr().String(), agents.Serve, c.agents},
@@ -194,7 +206,11 @@ func (s service) String() string                { return s.name }
 
 // heartbeat runs in the goroutine that reads the switch's stream.
 func (l *loop) heartbeat(s health.Server, h heartbeat.Heartbeat) {
-	l.post(input{pair: l.pairs[s.Pair-1], event: failover.HeartbeatSeen{
+	p := l.tables.Load().byID[s.Pair]
+	if p == nil {
+		return // it was removed
+	}
+	l.post(input{pair: p, event: failover.HeartbeatSeen{
 		Server:        failover.Replica(s.Replica),
 		At:            time.Now(),
 		Instance:      h.Instance,

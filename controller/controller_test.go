@@ -49,7 +49,15 @@ var vip = netip.MustParseAddr("198.51.100.10")
 
 func testConfig(t testing.TB, switchAddress string) *config.Config {
 	t.Helper()
-	text := fmt.Sprintf(`
+	cfg, err := config.Parse("test.yaml", []byte(testText(t, switchAddress)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func testText(t testing.TB, switchAddress string) string {
+	return fmt.Sprintf(`
 switch: {name: s1, address: "%s", device_id: 1}
 listen: {agents: "127.0.0.1:0", admin: "127.0.0.1:0"}
 state_dir: %s
@@ -68,11 +76,6 @@ pairs:
 services:
   - {name: web, pair: web, vip: 198.51.100.10, protocol: tcp, port: 80, upstream: "127.0.0.1:8080"}
 `, switchAddress, t.TempDir())
-	cfg, err := config.Parse("test.yaml", []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg
 }
 
 // testLog writes to the test's log, and to nothing once the test is over.

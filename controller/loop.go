@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -29,14 +31,19 @@ import (
 // handled in the goroutine that brings it, one at a time: no other goroutine has
 // to wake up between an event and what is done about it. Its task is time.
 type loop struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	secret   []byte
-	standing []p4rt.Entry
-	pairs    []*pair          // by pair id - 1; the list is immutable
-	servers  map[string]place // immutable
+	log    *slog.Logger
+	secret []byte
+	// tables are replaced as a whole, by reconfigure.
+	tables atomic.Pointer[tables]
+	// put is where pairs' writers bring what they are told.
+	put func(context.Context, []p4rt.Entry, []p4rt.Group) error
+	// change, resync and setPlaces carry out what reconfigure decides.
+	change    func(context.Context, []p4rt.Update) error
+	resync    func()
+	setPlaces func(map[health.Place]health.Server)
 	// stopped is closed when the loop takes no more inputs.
 	stopped chan struct{}
+	writers sync.WaitGroup
 
 	// mu guards what follows, and what is owned in each pair. Nothing that is done
 	// under it waits for the network.
@@ -48,14 +55,28 @@ type loop struct {
 	lastReq  uint64
 }
 
+// tables are what follows from one configuration. They are immutable.
+type tables struct {
+	cfg      *config.Config
+	standing []p4rt.Entry
+	pairs    []*pair // in the order of their ids
+	byID     map[uint16]*pair
+	servers  map[string]place
+}
+
 // pair is a state machine and what its intents need.
 type pair struct {
-	config   config.Pair
-	services []*agentv1.Service
-	listed   []*adminv1.Service
-	writer   *writer
+	id      uint16
+	name    string
+	servers []string // by replica - 1
+	writer  *writer
+	stop    context.CancelFunc // of the writer; nil before it runs
 
 	// owned by the loop, guarded by its mutex
+	config      config.Pair
+	services    []*agentv1.Service
+	listed      []*adminv1.Service
+	assigned    []*failover.Assign // the latest, by replica - 1
 	machine     *failover.Machine
 	sessions    []*health.Session // by replica - 1; nil when there is none
 	replication []string          // addresses, by replica - 1
@@ -78,43 +99,86 @@ type input struct {
 
 func newLoop(cfg *config.Config, log *slog.Logger, secret []byte, h *history) *loop {
 	l := &loop{
-		cfg: cfg, log: log, secret: secret, history: h,
-		standing: standing(cfg),
-		servers:  map[string]place{},
+		log: log, secret: secret, history: h,
 		stopped:  make(chan struct{}),
 		watchers: map[*watcher]bool{},
 		requests: map[uint64]chan<- failover.Reply{},
 	}
-	for _, pc := range cfg.Pairs {
-		p := &pair{
-			config:      pc,
-			writer:      newWriter(pc),
-			sessions:    make([]*health.Session, len(pc.Servers)),
-			replication: make([]string, len(pc.Servers)),
-		}
-		names := make([]string, len(pc.Servers))
-		for i, s := range pc.Servers {
-			names[i] = s.Name
-			l.servers[s.Name] = place{p, failover.Replica(s.Replica)}
-		}
-		p.machine = failover.New(failover.Config{
-			Servers: names, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed,
-		})
-		for _, s := range cfg.PairServices(pc.Name) {
-			p.services = append(p.services, &agentv1.Service{
-				Name: s.Name, Vip: s.VIP.AsSlice(), Protocol: uint32(s.Protocol), Port: uint32(s.Port), Upstream: s.Upstream,
-			})
-			p.listed = append(p.listed, &adminv1.Service{
-				Name: s.Name, Vip: s.VIP.String(), Protocol: s.Protocol.String(), Port: uint32(s.Port),
-			})
-		}
-		p.writer.done = func(epoch uint64) {
-			l.post(input{pair: p, event: failover.WriteDone{Epoch: epoch}})
-		}
-		p.writer.failed = l.writeFailed(p)
-		l.pairs = append(l.pairs, p)
-	}
+	l.tables.Store(l.newTables(cfg, nil))
 	return l
+}
+
+// newTables keeps the pairs that there are already, and changes nothing in them.
+func (l *loop) newTables(cfg *config.Config, old *tables) *tables {
+	t := &tables{cfg: cfg, standing: standing(cfg), byID: map[uint16]*pair{}, servers: map[string]place{}}
+	for _, pc := range cfg.Pairs {
+		p := old.same(pc)
+		if p == nil {
+			p = l.newPair(cfg, pc)
+		}
+		t.pairs = append(t.pairs, p)
+		t.byID[p.id] = p
+		for _, s := range pc.Servers {
+			t.servers[s.Name] = place{p, failover.Replica(s.Replica)}
+		}
+	}
+	return t
+}
+
+// same returns the pair that is this one: of the same number, with the same servers.
+func (t *tables) same(pc config.Pair) *pair {
+	if t == nil || t.byID[pc.ID] == nil {
+		return nil
+	}
+	p := t.byID[pc.ID]
+	if p.name != pc.Name || !slices.Equal(p.servers, serverNames(pc)) {
+		return nil
+	}
+	return p
+}
+
+func serverNames(pc config.Pair) []string {
+	names := make([]string, len(pc.Servers))
+	for i, s := range pc.Servers {
+		names[i] = s.Name
+	}
+	return names
+}
+
+func (l *loop) newPair(cfg *config.Config, pc config.Pair) *pair {
+	p := &pair{
+		id: pc.ID, name: pc.Name, servers: serverNames(pc),
+		writer:      newWriter(pc),
+		sessions:    make([]*health.Session, len(pc.Servers)),
+		replication: make([]string, len(pc.Servers)),
+		assigned:    make([]*failover.Assign, len(pc.Servers)),
+	}
+	p.machine = failover.New(failover.Config{
+		Servers: p.servers, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed,
+	})
+	p.writer.put = func(ctx context.Context, entries []p4rt.Entry, groups []p4rt.Group) error {
+		return l.put(ctx, entries, groups)
+	}
+	p.writer.done = func(epoch uint64) {
+		l.post(input{pair: p, event: failover.WriteDone{Epoch: epoch}})
+	}
+	p.writer.failed = l.writeFailed(p)
+	p.configure(cfg, pc)
+	return p
+}
+
+// configure takes over what may change while a pair lives.
+func (p *pair) configure(cfg *config.Config, pc config.Pair) {
+	p.config, p.services, p.listed = pc, nil, nil
+	p.writer.setPair(pc)
+	for _, s := range cfg.PairServices(pc.Name) {
+		p.services = append(p.services, &agentv1.Service{
+			Name: s.Name, Vip: s.VIP.AsSlice(), Protocol: uint32(s.Protocol), Port: uint32(s.Port), Upstream: s.Upstream,
+		})
+		p.listed = append(p.listed, &adminv1.Service{
+			Name: s.Name, Vip: s.VIP.String(), Protocol: s.Protocol.String(), Port: uint32(s.Port),
+		})
+	}
 }
 
 // writeFailed passes on each new failure, and a lasting one now and then.
@@ -132,11 +196,11 @@ func (l *loop) writeFailed(p *pair) func(uint64, error) {
 }
 
 // places is where heartbeats come from.
-func (l *loop) places() map[health.Place]health.Server {
+func places(cfg *config.Config) map[health.Place]health.Server {
 	m := map[health.Place]health.Server{}
-	for _, p := range l.pairs {
-		for _, s := range p.config.Servers {
-			m[health.Place{Port: uint32(s.Port), MAC: s.MAC}] = health.Server{Pair: p.config.ID, Replica: s.Replica}
+	for _, p := range cfg.Pairs {
+		for _, s := range p.Servers {
+			m[health.Place{Port: uint32(s.Port), MAC: s.MAC}] = health.Server{Pair: p.ID, Replica: s.Replica}
 		}
 	}
 	return m
@@ -155,6 +219,9 @@ func (l *loop) post(in input) {
 	if in.do != nil {
 		in.do()
 		return
+	}
+	if l.tables.Load().byID[in.pair.id] != in.pair {
+		return // a pair that is no more
 	}
 	l.step(in.pair, time.Now(), in.event)
 }
@@ -182,7 +249,11 @@ func (l *loop) Run(ctx context.Context) error {
 	defer close(l.stopped)
 	l.mu.Lock()
 	l.ctx = ctx
+	for _, p := range l.tables.Load().pairs {
+		l.start(p)
+	}
 	l.mu.Unlock()
+	defer l.writers.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -195,17 +266,27 @@ func (l *loop) Run(ctx context.Context) error {
 	}
 }
 
+// start runs a pair's writer. The caller holds l.mu; Run has begun.
+func (l *loop) start(p *pair) {
+	ctx, cancel := context.WithCancel(l.ctx)
+	p.stop = cancel
+	l.writers.Go(func() {
+		defer cancel()
+		p.writer.Run(ctx)
+	})
+}
+
 // tick returns when the next one is due: twice in an interval, and as soon as
 // silence lasts too long.
 func (l *loop) tick() time.Duration {
-	wait := max(l.cfg.Heartbeat.Interval/2, time.Millisecond)
+	wait := max(l.tables.Load().cfg.Heartbeat.Interval/2, time.Millisecond)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended() {
 		return wait
 	}
 	now := time.Now()
-	for _, p := range l.pairs {
+	for _, p := range l.tables.Load().pairs {
 		l.step(p, now, failover.Tick{})
 		if due := p.machine.Due(); !due.IsZero() {
 			wait = min(wait, due.Sub(now))
@@ -262,6 +343,8 @@ func (l *loop) assign(p *pair, in failover.Assign) {
 	if session == nil {
 		return
 	}
+	p.assigned[in.Server-1] = &in
+	beat := l.tables.Load().cfg.Heartbeat
 	server := p.config.Servers[in.Server-1]
 	a := &agentv1.Assignment{
 		Pair:      p.config.Name,
@@ -271,8 +354,8 @@ func (l *loop) assign(p *pair, in failover.Assign) {
 		Services:  p.services,
 		IsnSecret: l.secret,
 		Heartbeat: &agentv1.Heartbeat{
-			Destination: net.JoinHostPort(server.Gateway.Address.String(), strconv.Itoa(int(l.cfg.Heartbeat.Port))),
-			Interval:    durationpb.New(l.cfg.Heartbeat.Interval),
+			Destination: net.JoinHostPort(server.Gateway.Address.String(), strconv.Itoa(int(beat.Port))),
+			Interval:    durationpb.New(beat.Interval),
 			PairId:      uint32(p.config.ID),
 			ReplicaId:   uint32(server.Replica),
 		},
@@ -291,10 +374,12 @@ func (l *loop) assign(p *pair, in failover.Assign) {
 // wanted is called when the switch has been read: each machine sees what it has
 // for its pair, and the answer is what it shall have.
 func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) {
-	want := p4rt.State{Entries: append([]p4rt.Entry(nil), l.standing...)}
+	var want p4rt.State
 	err := l.call(ctx, func() {
 		now := time.Now()
-		for _, p := range l.pairs {
+		t := l.tables.Load()
+		want.Entries = slices.Clone(t.standing)
+		for _, p := range t.pairs {
 			l.step(p, now, pairState(have, p.config))
 			st := p.machine.Status()
 			p.writer.begin(st.Epoch)
@@ -311,7 +396,7 @@ func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) 
 
 // switchReady has the writers try again at once.
 func (l *loop) switchReady() {
-	for _, p := range l.pairs {
+	for _, p := range l.tables.Load().pairs {
 		p.writer.retry()
 	}
 }
@@ -320,7 +405,7 @@ func (l *loop) switchReady() {
 
 // Attached implements health.Handler.
 func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
-	at, ok := l.servers[h.GetServer()]
+	at, ok := l.tables.Load().servers[h.GetServer()]
 	if !ok {
 		return status.Errorf(codes.NotFound, "no server %q in the controller's configuration; correct the agent's name, or add it to a pair", h.GetServer())
 	}
@@ -338,6 +423,7 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 	}
 	l.post(input{do: func() {
 		i := at.replica - 1
+		at.pair.assigned[i] = nil
 		old := at.pair.sessions[i]
 		at.pair.sessions[i] = s
 		at.pair.replication[i] = h.GetReplicationAddress()
@@ -385,7 +471,10 @@ func roleOf(r agentv1.Role) (failover.Role, bool) {
 
 // Message implements health.Handler.
 func (l *loop) Message(s *health.Session, m *agentv1.AgentMessage) {
-	at := l.servers[s.Server]
+	at, ok := l.tables.Load().servers[s.Server]
+	if !ok {
+		return // it was removed
+	}
 	in := input{pair: at.pair}
 	switch m := m.GetMessage().(type) {
 	case *agentv1.AgentMessage_Health:
@@ -426,7 +515,10 @@ func (l *loop) Message(s *health.Session, m *agentv1.AgentMessage) {
 
 // Detached implements health.Handler.
 func (l *loop) Detached(s *health.Session, how health.End) {
-	at := l.servers[s.Server]
+	at, ok := l.tables.Load().servers[s.Server]
+	if !ok {
+		return
+	}
 	cause := failover.CauseClosed
 	if how == health.TimedOut {
 		cause = failover.CauseTimedOut

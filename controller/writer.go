@@ -5,7 +5,6 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -18,14 +17,14 @@ import (
 // there, not what to do: a newer wish replaces one that could not be written
 // yet. Pairs do not wait for each other.
 type writer struct {
-	pair config.Pair
-	put  func(context.Context, []p4rt.Entry, []p4rt.Group) error
+	put func(context.Context, []p4rt.Entry, []p4rt.Group) error
 	// done is called when everything asked for up to epoch is in the switch;
 	// failed, once for each attempt, when it is not.
 	done   func(epoch uint64)
 	failed func(epoch uint64, err error)
 
 	mu      sync.Mutex
+	pair    config.Pair
 	pending wish
 	since   uint64        // wishes of epochs before this one are void
 	wake    chan struct{} // a token: something has changed
@@ -45,7 +44,12 @@ func newWriter(pair config.Pair) *writer {
 	return &writer{pair: pair, wake: make(chan struct{}, 1)}
 }
 
-func (w *writer) String() string { return fmt.Sprintf("writer of pair %s", w.pair.Name) }
+// setPair changes where the pair's servers are.
+func (w *writer) setPair(pair config.Pair) {
+	w.mu.Lock()
+	w.pair = pair
+	w.mu.Unlock()
+}
 
 // want adds to what is wanted. It does not block.
 func (w *writer) want(x wish) {
@@ -139,13 +143,16 @@ func (w *writer) Run(ctx context.Context) error {
 }
 
 func (w *writer) write(ctx context.Context, x wish) error {
+	w.mu.Lock()
+	pair := w.pair
+	w.mu.Unlock()
 	var entries []p4rt.Entry
 	var groups []p4rt.Group
 	if x.hasMembers {
-		groups = append(groups, membersGroup(w.pair, x.members))
+		groups = append(groups, membersGroup(pair, x.members))
 	}
 	if x.active != 0 {
-		entries = append(entries, activeEntry(w.pair.ID, x.active, x.activeEpoch))
+		entries = append(entries, activeEntry(pair.ID, x.active, x.activeEpoch))
 	}
 	return w.put(ctx, entries, groups)
 }

@@ -70,11 +70,8 @@ func startLoop(t *testing.T, sw *fakeSwitch) *loop {
 	l := newLoop(cfg, testLog(t), make([]byte, secretSize), h)
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
+	l.put = sw.put
 	tasks.Go(func() { l.Run(ctx) })
-	for _, p := range l.pairs {
-		p.writer.put = sw.put
-		tasks.Go(func() { p.writer.Run(ctx) })
-	}
 	t.Cleanup(func() { cancel(); tasks.Wait() })
 	return l
 }
@@ -88,7 +85,7 @@ func TestWishThatIsOver(t *testing.T) {
 	have := func(replica failover.Replica, epoch uint64) p4rt.State {
 		return p4rt.State{
 			Entries: []p4rt.Entry{activeEntry(1, replica, epoch)},
-			Groups:  []p4rt.Group{membersGroup(l.cfg.Pairs[0], []failover.Replica{1, 2})},
+			Groups:  []p4rt.Group{membersGroup(l.tables.Load().cfg.Pairs[0], []failover.Replica{1, 2})},
 		}
 	}
 	if _, err := l.wanted(t.Context(), have(1, 7)); err != nil {
@@ -97,7 +94,7 @@ func TestWishThatIsOver(t *testing.T) {
 	sw.fail(p4rt.ErrNotReady)
 	post := func(events ...failover.Event) {
 		for _, ev := range events {
-			l.post(input{pair: l.pairs[0], event: ev})
+			l.post(input{pair: l.tables.Load().pairs[0], event: ev})
 		}
 	}
 	post(
@@ -121,7 +118,7 @@ func TestWishThatIsOver(t *testing.T) {
 	}
 	sw.fail(nil)
 	l.switchReady()
-	w := l.pairs[0].writer
+	w := l.tables.Load().pairs[0].writer
 	eventually(t, "the writer has nothing to do", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()

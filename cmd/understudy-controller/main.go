@@ -12,14 +12,19 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-net/understudy/controller"
 	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/desired"
 	"github.com/understudy-net/understudy/controller/p4rt"
+	"github.com/understudy-net/understudy/controller/store"
 	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/internal/version"
 	"github.com/understudy-net/understudy/p4"
@@ -143,15 +148,49 @@ func load(file string) (*config.Config, error) {
 	return cfg, err
 }
 
+// open finds the configuration to begin with: see package desired.
+func open(file string, logger *slog.Logger) (*desired.Desired, *store.Store, error) {
+	text, readErr := config.ReadFile(file)
+	dir := desired.StateDir(text)
+	if _, err := os.Stat(filepath.Join(dir, store.File)); err != nil {
+		// Nothing was in force before. What is wrong leaves no trace.
+		if readErr != nil {
+			return nil, nil, failure{readErr}
+		}
+		if _, err := config.Parse(file, text); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, failure{fmt.Errorf("state_dir: %w; create it, or name another one", err)}
+	}
+	s, err := store.Open(dir)
+	if err != nil {
+		return nil, nil, failure{err}
+	}
+	d, err := desired.Open(desired.Options{File: file, Store: s, Logger: logger, Now: time.Now})
+	if err != nil {
+		s.Close()
+		var faults config.Faults
+		if !errors.As(err, &faults) {
+			err = failure{err}
+		}
+		return nil, nil, err
+	}
+	return d, s, nil
+}
+
 func serve(ctx context.Context, file string, logger *slog.Logger) error {
 	latency.Prepare()
-	cfg, err := load(file)
+	d, kept, err := open(file, logger)
 	if err != nil {
 		return err
 	}
+	defer kept.Close()
+	cfg := d.Config()
 	var c *controller.Controller
 	c, err = controller.New(controller.Options{
-		Config:   cfg,
+		Desired:  d,
 		Pipeline: p4rt.Pipeline{Info: p4.Info(), Device: p4.JSON()},
 		Logger:   logger,
 		Ready: func() {
@@ -161,8 +200,26 @@ func serve(ctx context.Context, file string, logger *slog.Logger) error {
 	if err != nil {
 		return failure{err}
 	}
-	logger.Info("starting", "version", version.String(), "config", file, "switch", cfg.Switch.Address)
-	if err := c.Run(ctx); err != nil {
+	logger.Info("starting", "version", version.String(), "config", file, "config_version", d.Status().Version, "switch", cfg.Switch.Address)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	var reloads sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	reloads.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+				d.Reload(ctx, "SIGHUP") // logs what it does
+			}
+		}
+	})
+	err = c.Run(ctx)
+	cancel()
+	signal.Stop(hangups)
+	reloads.Wait()
+	if err != nil {
 		return failure{err}
 	}
 	logger.Info("stopped")

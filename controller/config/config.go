@@ -37,10 +37,10 @@ import (
 
 // Config is a whole configuration that has passed every check.
 type Config struct {
-	Switch    Switch `apply:"restart"`
-	Listen    Listen `apply:"restart"`
-	StateDir  string `apply:"restart"`
-	Heartbeat Heartbeat
+	Switch    Switch    `apply:"restart"`
+	Listen    Listen    `apply:"restart"`
+	StateDir  string    `apply:"restart"`
+	Heartbeat Heartbeat `apply:"restart"`
 	Gateways  []Gateway
 	// VIPMAC is what the switch answers to ARP requests and neighbour
 	// solicitations for a VIP.
@@ -96,7 +96,7 @@ type Pair struct {
 	// of the pair's multicast group.
 	ID      uint16 `diff:"-"`
 	Name    string
-	Servers []Server
+	Servers []Server `apply:"restart"`
 }
 
 // Server is one server of a pair.

@@ -40,16 +40,17 @@ func TestDiff(t *testing.T) {
 			"+ service api: pair web, vip 198.51.100.10, protocol tcp, port 81, upstream 127.0.0.1:81"}},
 		{"parts of one", []string{"protocol: tcp, port: 80", "protocol: udp, port: 81"}, []string{
 			"~ service web protocol: tcp -> udp", "~ service web port: 80 -> 81"}},
-		{"a server's place", []string{"port: 2", "port: 3"}, []string{"~ pair web server b port: 2 -> 3"}},
+		{"a server's place", []string{"port: 2", "port: 3"}, []string{"~ pair web server b port: 2 -> 3   (needs a restart of the controller)"}},
 		{"a third server", []string{"services:", "      - {name: c, port: 3, mac: \"02:00:00:00:00:0c\", gateway: 10.0.1.1}\nservices:"}, []string{
-			"+ pair web server c: port 3, mac 02:00:00:00:00:0c, gateway 10.0.1.1"}},
+			"+ pair web server c: port 3, mac 02:00:00:00:00:0c, gateway 10.0.1.1   (needs a restart of the controller)"}},
 		{"a gateway's MAC", []string{"\"02:00:00:00:01:01\"", "\"02:00:00:00:01:02\""}, []string{
 			"~ gateway 10.0.1.1 mac: 02:00:00:00:01:01 -> 02:00:00:00:01:02",
 			"~ vip_mac: 02:00:00:00:01:01 -> 02:00:00:00:01:02"}},
 		{"a route", []string{"pairs:", "routes: [{prefix: 192.0.2.0/24, port: 1, next_hop_mac: \"02:00:00:00:00:0c\", source_mac: \"02:00:00:00:00:01\"}]\npairs:"}, []string{
 			"+ route 192.0.2.0/24: port 1, next_hop_mac 02:00:00:00:00:0c, source_mac 02:00:00:00:00:01"}},
 		{"heartbeats", []string{"gateways:", "heartbeat: {interval: 20ms, missed: 5}\ngateways:"}, []string{
-			"~ heartbeat interval: 10ms -> 20ms", "~ heartbeat missed: 3 -> 5"}},
+			"~ heartbeat interval: 10ms -> 20ms   (needs a restart of the controller)",
+			"~ heartbeat missed: 3 -> 5   (needs a restart of the controller)"}},
 		{"what needs a restart", []string{"device_id: 0", "device_id: 1", "9402", "9403"}, []string{
 			"~ switch device_id: 0 -> 1   (needs a restart of the controller)",
 			"~ listen admin: 127.0.0.1:9402 -> 127.0.0.1:9403   (needs a restart of the controller)"}},

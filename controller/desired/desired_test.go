@@ -476,7 +476,7 @@ func TestKill(t *testing.T) {
 	}
 	want := map[string]bool{}
 	total := 0
-	for range 20 {
+	for range 12 {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestKillHelper$", "-test.v")
 		cmd.Env = append(os.Environ(), killDir+"="+dir)
 		out, err := cmd.StdoutPipe()
@@ -548,5 +548,5 @@ func TestKill(t *testing.T) {
 		}
 		s.Close()
 	}
-	t.Logf("%d objects made in 20 lives", total)
+	t.Logf("%d objects made in 12 lives", total)
 }

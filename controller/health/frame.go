@@ -21,11 +21,11 @@ type Server struct {
 	Replica uint8
 }
 
-// Heartbeats finds heartbeats in what a switch sends up. It is immutable but for
-// its counters; Packet may be called from several goroutines.
+// Heartbeats finds heartbeats in what a switch sends up. Its methods may be called
+// from several goroutines.
 type Heartbeats struct {
 	port    uint16
-	servers map[Place]Server
+	servers atomic.Pointer[map[Place]Server]
 	seen    func(Server, heartbeat.Heartbeat)
 
 	// What was not a heartbeat: not such a packet, no server there, or a server
@@ -36,8 +36,14 @@ type Heartbeats struct {
 // NewHeartbeats returns a Heartbeats for a UDP port. seen is called in the
 // goroutine of Packet.
 func NewHeartbeats(port uint16, servers map[Place]Server, seen func(Server, heartbeat.Heartbeat)) *Heartbeats {
-	return &Heartbeats{port: port, servers: servers, seen: seen}
+	h := &Heartbeats{port: port, seen: seen}
+	h.SetServers(servers)
+	return h
 }
+
+// SetServers replaces the servers that heartbeats are expected of. The map must not
+// be changed any more.
+func (h *Heartbeats) SetServers(servers map[Place]Server) { h.servers.Store(&servers) }
 
 // Packet takes an Ethernet frame that came in at a port of the switch. It keeps
 // no reference to it.
@@ -47,7 +53,7 @@ func (h *Heartbeats) Packet(port uint32, frame []byte) {
 		h.Malformed.Add(1)
 		return
 	}
-	server, ok := h.servers[Place{Port: port, MAC: [6]byte(frame[6:12])}]
+	server, ok := (*h.servers.Load())[Place{Port: port, MAC: [6]byte(frame[6:12])}]
 	if !ok {
 		h.Unknown.Add(1)
 		return

@@ -111,6 +111,13 @@ func (s *Session) Answers(a *agentv1.Applied) (released bool) {
 	return false
 }
 
+// Pending says whether an assignment has not been answered yet.
+func (s *Session) Pending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sent) > 0
+}
+
 // AgentServer is the AgentControl service with a listener of its own.
 type AgentServer struct {
 	agentv1.UnimplementedAgentControlServer

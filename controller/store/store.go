@@ -61,10 +61,13 @@ var (
 	numbers       = []byte("numbers")
 )
 
+// File is the name of the store in its state directory.
+const File = "controller.db"
+
 // Open opens the store of a state directory, which must exist. Only one process can
 // have it open.
 func Open(dir string) (*Store, error) {
-	path := filepath.Join(dir, "controller.db")
+	path := filepath.Join(dir, File)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second, FreelistType: bolt.FreelistMapType})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
+	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/failover"
+	"github.com/understudy-net/understudy/controller/p4rt"
+)
+
+// answerTimeout is how long agents may take to open what is new before clients are
+// sent there. One that is slow, or away, opens it when it can.
+const answerTimeout = 2 * time.Second
+
+// reconfigure puts another configuration in force while everything goes on. Nothing
+// of it is in force if it returns an error. One call at a time.
+//
+// Agents are told first, and the switch when they have answered: no client meets a
+// server that does not know the service yet. Backups are told before the active
+// server, which begins to hold its connections twice when it opens a service.
+func (l *loop) reconfigure(ctx context.Context, cfg *config.Config) error {
+	old := l.tables.Load()
+	if err := changeable(old, cfg); err != nil {
+		return err
+	}
+	next := l.newTables(cfg, old)
+	updates := p4rt.Diff(p4rt.State{Entries: old.standing}, p4rt.State{Entries: next.standing})
+
+	gone := l.swap(old, next)
+	l.tell(ctx, next, failover.Backup)
+	l.tell(ctx, next, failover.Active)
+	for _, p := range gone {
+		if next.byID[p.id] == nil { // else another one has its number
+			updates = append(updates, removal(p)...)
+		}
+	}
+	err := l.change(ctx, updates)
+	var refused *p4rt.WriteError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		l.log.Error("the switch has refused a configuration; the one before is back", "error", err)
+		l.swap(next, l.newTables(old.cfg, next))
+		l.tell(ctx, l.tables.Load(), failover.Backup)
+		l.tell(ctx, l.tables.Load(), failover.Active)
+		l.resync()
+		return fmt.Errorf("the switch refuses it: %w", err)
+	}
+	// It gets everything when there is a session again.
+	l.log.Warn("the switch does not have the new configuration yet", "error", err)
+	l.resync()
+	return nil
+}
+
+// changeable is an error if a pair would have to be another one.
+func changeable(old *tables, cfg *config.Config) error {
+	for _, pc := range cfg.Pairs {
+		p := old.byID[pc.ID]
+		if p != nil && p.name == pc.Name && old.same(pc) == nil {
+			return fmt.Errorf("the servers of pair %q cannot be changed while it runs; restart the controller with the new configuration", pc.Name)
+		}
+	}
+	return nil
+}
+
+// swap puts tables in force, and returns the pairs that are no more.
+func (l *loop) swap(old, next *tables) (gone []*pair) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range old.pairs {
+		if next.byID[p.id] != p {
+			gone = append(gone, p)
+			l.end(p)
+		}
+	}
+	for _, pc := range next.cfg.Pairs {
+		next.byID[pc.ID].configure(next.cfg, pc)
+	}
+	l.tables.Store(next)
+	l.setPlaces(places(next.cfg))
+	now := time.Now()
+	for _, p := range next.pairs {
+		if p.stop == nil && l.ctx != nil {
+			l.start(p)
+			l.step(p, now, failover.SwitchState{}) // nothing in the switch is its own
+		}
+	}
+	return gone
+}
+
+// end stops a pair's writer, and fences its servers. The caller holds l.mu.
+func (l *loop) end(p *pair) {
+	if p.stop != nil {
+		p.stop()
+	}
+	epoch := p.machine.Status().Epoch + 1
+	for i, s := range p.sessions {
+		if s != nil {
+			s.Assign(&agentv1.Assignment{Pair: p.name, Epoch: epoch, Role: agentv1.Role_ROLE_FENCED, IsnSecret: l.secret})
+			p.sessions[i] = nil
+		}
+	}
+}
+
+// tell gives the servers of a role what they are once more, with the services that
+// they have now, and waits until they have answered.
+func (l *loop) tell(ctx context.Context, t *tables, role failover.Role) {
+	told := func() (pending bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, p := range t.pairs {
+			for _, s := range p.sessions {
+				pending = pending || s != nil && s.Pending()
+			}
+		}
+		return pending
+	}
+	l.mu.Lock()
+	for _, p := range t.pairs {
+		for _, a := range p.assigned {
+			if a != nil && (a.Role == role || role != failover.Active && a.Role != failover.Active) {
+				l.assign(p, *a)
+			}
+		}
+	}
+	l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	for told() {
+		select {
+		case <-ctx.Done():
+			l.log.Warn("agents have not answered yet; going on without them")
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// removal is what has to go from the switch with a pair, beside what stands there by
+// configuration.
+func removal(p *pair) []p4rt.Update {
+	active, group := activeEntry(p.id, 0, 0), p4rt.Group{ID: uint32(p.id)}
+	return []p4rt.Update{{Op: p4rt.Delete, Entry: &active}, {Op: p4rt.Delete, Group: &group}}
+}
