@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
 	"github.com/understudy-net/understudy/controller/config"
 	"github.com/understudy-net/understudy/controller/failover"
 	"github.com/understudy-net/understudy/controller/p4rt"
@@ -100,12 +99,10 @@ func (l *loop) end(p *pair) {
 	if p.stop != nil {
 		p.stop()
 	}
-	epoch := p.machine.Status().Epoch + 1
-	for i, s := range p.sessions {
-		if s != nil {
-			s.Assign(&agentv1.Assignment{Pair: p.name, Epoch: epoch, Role: agentv1.Role_ROLE_FENCED, IsnSecret: l.secret})
-			p.sessions[i] = nil
-		}
+	p.services = nil
+	for i := range p.sessions {
+		l.assign(p, failover.Assign{Server: failover.Replica(i + 1), Epoch: p.machine.Status().Epoch + 1, Role: failover.Fenced})
+		p.sessions[i] = nil
 	}
 }
 
