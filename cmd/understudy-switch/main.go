@@ -56,6 +56,7 @@ type options struct {
 	noP4       bool
 	logLevel   string
 	faults     bool
+	tls        tlsOptions
 }
 
 func command() *cobra.Command {
@@ -90,6 +91,11 @@ SIGUSR1 logs what the ports have done so far; SIGINT and SIGTERM end it.`,
 	f.StringVar(&o.p4info, "p4info", "", "P4Info `FILE` of PROGRAM.json, in text or binary form")
 	f.BoolVar(&o.noP4, "no-p4", false, "start without a program (the default if none is given)")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&o.tls.on, "grpc-server-ssl", false, "serve with TLS")
+	f.StringVar(&o.tls.cert, "grpc-server-cert", "", "certificate `FILE` of the server, PEM")
+	f.StringVar(&o.tls.key, "grpc-server-key", "", "private key `FILE` of the server, PEM")
+	f.StringVar(&o.tls.ca, "grpc-server-cacert", "", "`FILE` of the authorities that sign clients' certificates, PEM")
+	f.BoolVar(&o.tls.clients, "grpc-server-with-client-auth", false, "let only clients in that have a certificate of --grpc-server-cacert")
 	f.BoolVar(&o.faults, "enable-fault-injection", false, "serve understudy.switchfault.v1.Faults too, for tests")
 	return cmd
 }
@@ -100,9 +106,13 @@ func run(ctx context.Context, o options, args []string) error {
 		return fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	secure, err := o.tls.config()
+	if err != nil {
+		return err
+	}
 	latency.Prepare()
 	cfg := softswitch.Config{DeviceID: o.deviceID, CPUPort: o.cpuPort, DropPort: o.dropPort,
-		FaultInjection: o.faults, Log: log}
+		FaultInjection: o.faults, TLS: secure, Log: log}
 
 	switch {
 	case len(args) == 1 && o.noP4:
@@ -153,7 +163,6 @@ func run(ctx context.Context, o options, args []string) error {
 		// time slice of 10 ms.
 		runtime.GOMAXPROCS(max(runtime.NumCPU(), len(cfg.Ports)+4))
 	}
-	var err error
 	if cfg.Listener, err = listen(o.addr); err != nil {
 		return err
 	}

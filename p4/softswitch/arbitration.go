@@ -22,8 +22,7 @@ const (
 )
 
 // An arbiter decides which controller is the primary one (P4Runtime 1.5, section
-// 5). Roles are elected apart; all of them may do everything, because this switch
-// agrees with nobody on what a role's configuration would mean.
+// 5). Roles are elected apart; what one may do is its access.
 //
 // A request of the primary holds mu for reading while it is executed; a change of
 // the primary holds it for writing. So when a new primary is told, no request of
@@ -36,12 +35,19 @@ type arbiter struct {
 	mu     sync.RWMutex
 	roles  map[string]*role
 
-	current atomic.Pointer[[]*controller] // the primary of each role
+	current atomic.Pointer[[]primary] // of each role
+}
+
+// A primary is a primary controller with what it may do.
+type primary struct {
+	*controller
+	access *access
 }
 
 type role struct {
 	highest *p4v1.Uint128 // ever seen of a primary; nil: there was none
 	primary *controller   // nil: there is none
+	access  *access       // as the latest primary configured it
 	members []*controller
 }
 
@@ -101,8 +107,9 @@ func (a *arbiter) update(c *controller, m *p4v1.MasterArbitrationUpdate) error {
 			return status.Errorf(codes.FailedPrecondition, "the stream has the role %q, not %q", c.role, name)
 		}
 	}
-	if m.GetRole().GetConfig() != nil {
-		return status.Error(codes.InvalidArgument, "role configurations are not supported")
+	access, err := newAccess(m.GetRole())
+	if err != nil {
+		return err
 	}
 	r := a.roles[name]
 	if r == nil {
@@ -133,7 +140,7 @@ func (a *arbiter) update(c *controller, m *p4v1.MasterArbitrationUpdate) error {
 	defer a.publish()
 	wasPrimary := r.primary == c
 	if c.election != nil && compare(c.election, r.highest) >= 0 {
-		r.highest, r.primary = c.election, c
+		r.highest, r.primary, r.access = c.election, c, access
 		// The others first, then the new primary (section 5.3, case 1.2).
 		for _, other := range r.members {
 			if other != c {
@@ -183,10 +190,10 @@ func (a *arbiter) leave(c *controller) {
 
 // publish makes the primaries known to those who must not wait; a.mu is held.
 func (a *arbiter) publish() {
-	var list []*controller
+	var list []primary
 	for _, r := range a.roles {
 		if r.primary != nil {
-			list = append(list, r.primary)
+			list = append(list, primary{r.primary, r.access})
 		}
 	}
 	a.current.Store(&list)
@@ -203,14 +210,15 @@ func (a *arbiter) tell(r *role, c *controller) {
 	}
 	m := &p4v1.MasterArbitrationUpdate{DeviceId: a.device, ElectionId: r.highest, Status: st}
 	if c.role != "" {
-		m.Role = &p4v1.Role{Name: c.role}
+		m.Role = &p4v1.Role{Name: c.role, Config: r.access.role()}
 	}
 	c.box.notice(&p4v1.StreamMessageResponse{Update: &p4v1.StreamMessageResponse_Arbitration{Arbitration: m}})
 }
 
-// asPrimary runs f if the request is one of the primary, and keeps the primary
-// until f returns. Otherwise it returns the error of sections 12 and 14.
-func (a *arbiter) asPrimary(device uint64, roleName string, election *p4v1.Uint128, f func() error) error {
+// asPrimary runs f if the request is one of the primary, with what that may do, and
+// keeps the primary until f returns. Otherwise it returns the error of sections 12
+// and 14.
+func (a *arbiter) asPrimary(device uint64, roleName string, election *p4v1.Uint128, f func(*access) error) error {
 	if device != a.device {
 		return status.Errorf(codes.NotFound, "no device with id %d, this is %d", device, a.device)
 	}
@@ -227,16 +235,34 @@ func (a *arbiter) asPrimary(device uint64, roleName string, election *p4v1.Uint1
 		return status.Errorf(codes.PermissionDenied, "election id %d/%d is not that of the primary controller",
 			election.GetHigh(), election.GetLow())
 	}
-	return f()
+	return f(r.access)
 }
 
-// isPrimary tells whether the stream is that of a primary.
-func (a *arbiter) isPrimary(c *controller) bool {
+// primary returns what the controller of a stream may do as a primary, and whether
+// it is one.
+func (a *arbiter) primary(c *controller) (*access, bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	r := a.roles[c.role]
-	return c.joined && r != nil && r.primary == c
+	if !c.joined || r == nil || r.primary != c {
+		return nil, false
+	}
+	return r.access, true
+}
+
+// reader returns the filter of a Read that names a role (section 13).
+func (a *arbiter) reader(roleName string) (*access, error) {
+	if roleName == "" {
+		return nil, nil
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	r := a.roles[roleName]
+	if r == nil {
+		return nil, status.Errorf(codes.NotFound, "no role %q", roleName)
+	}
+	return r.access, nil
 }
 
 // primaries returns the primary of each role. It does not block.
-func (a *arbiter) primaries() []*controller { return *a.current.Load() }
+func (a *arbiter) primaries() []primary { return *a.current.Load() }

@@ -56,6 +56,9 @@ func newController(t *testing.T, client p4v1.P4RuntimeClient, name string) *cont
 				role := ""
 				if r := a.GetRole().GetName(); r != "" {
 					role = " role " + r
+					if a.GetRole().GetConfig() != nil {
+						role += " configured"
+					}
 				}
 				c.got <- fmt.Sprintf("%s: %v, highest %s%s", name, codes.Code(a.GetStatus().GetCode()), id, role)
 			} else if e := m.GetError(); e != nil {

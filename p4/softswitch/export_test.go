@@ -32,7 +32,12 @@ func (o *Offload) Complete(frame []byte) { o.complete(frame) }
 func (s *Switch) SetMaxRead(n int) { s.maxRead = n }
 
 // Update executes an update as if it stood in a WriteRequest.
-func (s *Switch) Update(u *p4v1.Update) error { return s.configured.update(u) }
+func (s *Switch) Update(u *p4v1.Update) error {
+	if err := validUpdate(u); err != nil {
+		return err
+	}
+	return s.configured.update(u)
+}
 
 // Query returns what a ReadRequest with this entity does.
 func (s *Switch) Query(e *p4v1.Entity) (out []*p4v1.Entity) {

@@ -75,7 +75,7 @@ func (s *Switch) packetIn(p *pipeline, frame []byte) {
 	msg := &p4v1.StreamMessageResponse{Update: &p4v1.StreamMessageResponse_Packet{Packet: m}}
 	sent := false
 	for _, c := range s.arbiter.primaries() {
-		if c.box.packet(msg) {
+		if c.access.packetIns() && c.box.packet(msg) {
 			sent = true
 		}
 	}
@@ -89,8 +89,12 @@ func (s *Switch) packetIn(p *pipeline, frame []byte) {
 // packetOut sends a packet of a controller through the pipeline, as if it came in
 // at the CPU port.
 func (s *Switch) packetOut(c *controller, f *forwarder, m *p4v1.PacketOut) error {
-	if !s.arbiter.isPrimary(c) {
+	role, ok := s.arbiter.primary(c)
+	if !ok {
 		return errorf(codes.PermissionDenied, "only the primary controller may send packets")
+	}
+	if !role.packetOuts() {
+		return errorf(codes.PermissionDenied, "role %q may not send packets", c.role)
 	}
 	p := s.forwarding.Load()
 	if p == nil {

@@ -19,15 +19,27 @@ const readChunk = 512
 // maxRead is how many entities one Read may ask for.
 const maxRead = 1 << 22
 
-// Capabilities implements p4.v1.P4Runtime.
-func (s *Switch) Capabilities(context.Context, *p4v1.CapabilitiesRequest) (*p4v1.CapabilitiesResponse, error) {
+// Capabilities implements p4.v1.P4Runtime (section 17).
+func (s *Switch) Capabilities(_ context.Context, r *p4v1.CapabilitiesRequest) (*p4v1.CapabilitiesResponse, error) {
+	if r.GetDeviceId() != 0 { // 0 asks for the server's
+		if err := s.checkDevice(r.GetDeviceId()); err != nil {
+			return nil, err
+		}
+	}
 	return &p4v1.CapabilitiesResponse{P4RuntimeApiVersion: APIVersion}, nil
+}
+
+func (s *Switch) checkDevice(id uint64) error {
+	if id != s.cfg.DeviceID {
+		return status.Errorf(codes.NotFound, "no device with id %d, this is %d", id, s.cfg.DeviceID)
+	}
+	return nil
 }
 
 // Write implements p4.v1.P4Runtime (P4Runtime 1.5, section 12). When it returns,
 // every packet that was forwarded by what the tables said before has left.
 func (s *Switch) Write(_ context.Context, r *p4v1.WriteRequest) (*p4v1.WriteResponse, error) {
-	err := s.arbiter.asPrimary(r.GetDeviceId(), r.GetRole(), r.GetElectionId(), func() error {
+	err := s.arbiter.asPrimary(r.GetDeviceId(), r.GetRole(), r.GetElectionId(), func(role *access) error {
 		if r.GetAtomicity() != p4v1.WriteRequest_CONTINUE_ON_ERROR {
 			return status.Errorf(codes.Unimplemented, "atomicity %v is not supported", r.GetAtomicity())
 		}
@@ -39,6 +51,13 @@ func (s *Switch) Write(_ context.Context, r *p4v1.WriteRequest) (*p4v1.WriteResp
 		}
 		errs := make([]error, len(r.GetUpdates()))
 		for i, u := range r.GetUpdates() {
+			if errs[i] = validUpdate(u); errs[i] != nil {
+				continue
+			}
+			if !role.allows(u.GetEntity()) {
+				errs[i] = errorf(codes.PermissionDenied, "role %q may not write this %s", r.GetRole(), entityName(u.GetEntity()))
+				continue
+			}
 			errs[i] = p.update(u)
 		}
 		p.sw.Barrier()
@@ -52,8 +71,12 @@ func (s *Switch) Write(_ context.Context, r *p4v1.WriteRequest) (*p4v1.WriteResp
 
 // Read implements p4.v1.P4Runtime (section 13).
 func (s *Switch) Read(r *p4v1.ReadRequest, stream p4v1.P4Runtime_ReadServer) error {
-	if r.GetDeviceId() != s.cfg.DeviceID {
-		return status.Errorf(codes.NotFound, "no device with id %d, this is %d", r.GetDeviceId(), s.cfg.DeviceID)
+	if err := s.checkDevice(r.GetDeviceId()); err != nil {
+		return err
+	}
+	filter, err := s.arbiter.reader(r.GetRole())
+	if err != nil {
+		return err
 	}
 	parts, errs, err := s.read(r)
 	if err != nil {
@@ -62,7 +85,11 @@ func (s *Switch) Read(r *p4v1.ReadRequest, stream p4v1.P4Runtime_ReadServer) err
 	var list []*p4v1.Entity
 	for _, part := range parts {
 		for i := range part.n {
-			if list = append(list, part.at(i)); len(list) < readChunk {
+			e := part.at(i)
+			if !filter.allows(e) {
+				continue
+			}
+			if list = append(list, e); len(list) < readChunk {
 				continue
 			}
 			if err := stream.Send(&p4v1.ReadResponse{Entities: list}); err != nil {
@@ -106,7 +133,10 @@ func (s *Switch) read(r *p4v1.ReadRequest) (out []part, errs []error, err error)
 
 // SetForwardingPipelineConfig implements p4.v1.P4Runtime (section 14).
 func (s *Switch) SetForwardingPipelineConfig(_ context.Context, r *p4v1.SetForwardingPipelineConfigRequest) (*p4v1.SetForwardingPipelineConfigResponse, error) {
-	err := s.arbiter.asPrimary(r.GetDeviceId(), r.GetRole(), r.GetElectionId(), func() error {
+	err := s.arbiter.asPrimary(r.GetDeviceId(), r.GetRole(), r.GetElectionId(), func(role *access) error {
+		if !role.pipelines() {
+			return status.Errorf(codes.PermissionDenied, "role %q may not set the pipeline", r.GetRole())
+		}
 		return s.setPipeline(r.GetAction(), r.GetConfig())
 	})
 	if err != nil {
@@ -172,8 +202,8 @@ func (s *Switch) commit(p *pipeline) {
 
 // GetForwardingPipelineConfig implements p4.v1.P4Runtime (section 15).
 func (s *Switch) GetForwardingPipelineConfig(_ context.Context, r *p4v1.GetForwardingPipelineConfigRequest) (*p4v1.GetForwardingPipelineConfigResponse, error) {
-	if r.GetDeviceId() != s.cfg.DeviceID {
-		return nil, status.Errorf(codes.NotFound, "no device with id %d, this is %d", r.GetDeviceId(), s.cfg.DeviceID)
+	if err := s.checkDevice(r.GetDeviceId()); err != nil {
+		return nil, err
 	}
 	s.control.RLock()
 	p := s.configured

@@ -11,6 +11,7 @@ package softswitch
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +24,7 @@ import (
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -48,6 +50,8 @@ type Config struct {
 	Pipeline *p4v1.ForwardingPipelineConfig
 	// Listener is where P4Runtime and gNMI are served. Run closes it.
 	Listener net.Listener
+	// TLS protects the connections to Listener; nil leaves them in the clear.
+	TLS *tls.Config
 	// FaultInjection serves understudy.switchfault.v1.Faults as well.
 	FaultInjection bool
 	// Log receives what an operator may want to know; nil is silence.
@@ -196,7 +200,7 @@ func (s *Switch) Run(ctx context.Context) error {
 		s.watchInterfaces(ctx)
 		return nil
 	})
-	srv := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
+	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
 		grpc.WaitForHandlers(true),
 		// Windows of its own choice let gRPC measure the path, with a ping for
 		// nearly every message.
@@ -204,7 +208,11 @@ func (s *Switch) Run(ctx context.Context) error {
 		// A controller whose host is gone must not stay primary for hours, or its
 		// election id in use; one that asks whether the switch is there may do so.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 100 * time.Millisecond, PermitWithoutStream: true}))
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 100 * time.Millisecond, PermitWithoutStream: true})}
+	if s.cfg.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(s.cfg.TLS)))
+	}
+	srv := grpc.NewServer(options...)
 	p4v1.RegisterP4RuntimeServer(srv, s)
 	if s.faults != nil {
 		faultv1.RegisterFaultsServer(srv, s.faults)

@@ -15,11 +15,19 @@ import (
 	"github.com/understudy-net/understudy/p4/v1model"
 )
 
-// update executes one update of a batch.
-func (p *pipeline) update(u *p4v1.Update) error {
+// validUpdate refuses updates that say nothing.
+func validUpdate(u *p4v1.Update) error {
 	if u.GetType() < p4v1.Update_INSERT || u.GetType() > p4v1.Update_DELETE {
 		return errorf(codes.InvalidArgument, "update type %v", u.GetType())
 	}
+	if u.GetEntity().GetEntity() == nil {
+		return errorf(codes.InvalidArgument, "an update without an entity")
+	}
+	return nil
+}
+
+// update executes one valid update of a batch.
+func (p *pipeline) update(u *p4v1.Update) error {
 	switch e := u.GetEntity().GetEntity().(type) {
 	case *p4v1.Entity_TableEntry:
 		return p.writeTableEntry(u.GetType(), e.TableEntry)
@@ -35,8 +43,6 @@ func (p *pipeline) update(u *p4v1.Update) error {
 			return errorf(codes.Unimplemented, "clone sessions are not supported")
 		}
 		return errorf(codes.InvalidArgument, "a packet replication engine entry of no type")
-	case nil:
-		return errorf(codes.InvalidArgument, "an update without an entity")
 	}
 	return errorf(codes.Unimplemented, "%s is not supported", entityName(u.GetEntity()))
 }
