@@ -12,7 +12,7 @@ VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS := -X github.com/understudy-net/understudy/internal/version.set=$(VERSION)
 PROGRAMS := understudy understudy-controller understudy-agent understudy-switch
 
-.PHONY: build demo test check fuzz bench packages generate p4 api ebpf clean
+.PHONY: build demo test check fuzz bench bench-switch packages generate p4 api ebpf clean
 
 # Without cgo a program runs on any host, and has less memory to give back when it is
 # killed: its connections end sooner.
@@ -60,6 +60,13 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./p4/... ./agent/...
+
+# The embedded switch beside simple_switch_grpc, where that is on the PATH: packets per
+# second without loss, and latency. As root.
+JSON ?= bench-switch.json
+bench-switch:
+	UNDERSTUDY_BENCH_SWITCH=$(abspath $(JSON)) $(GO) test -buildvcs=false -count 1 -run '^TestBenchSwitch$$' -v ./p4/softswitch
+	@cat $(JSON)
 
 generate: p4 api ebpf
 
