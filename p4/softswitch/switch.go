@@ -200,7 +200,7 @@ func (s *Switch) Run(ctx context.Context) error {
 		s.watchInterfaces(ctx)
 		return nil
 	})
-	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
+	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(64 << 20), grpc.MaxSendMsgSize(64 << 20),
 		grpc.WaitForHandlers(true),
 		// Windows of its own choice let gRPC measure the path, with a ping for
 		// nearly every message.
