@@ -110,7 +110,7 @@ func New(opts Options) (_ *Controller, err error) {
 	l := newLoop(cfg, opts.Logger, secret, history)
 	c.loop = l
 	agents := health.NewAgentServer(l, opts.Logger)
-	adminServer := admin.New(l)
+	adminServer := admin.New(l, opts.Desired)
 
 	beats := health.NewHeartbeats(cfg.Heartbeat.Port, places(cfg), l.heartbeat)
 	ready := opts.Ready

@@ -41,7 +41,8 @@ $`+addressVariable+`, else the lab's if there is one, else
 `+localController)
 	root.PersistentFlags().Lookup("address").DefValue = "" // it is said already
 	root.AddCommand(
-		newPairs(c), newSwitchOver(c), newFailovers(c), newWatch(c),
+		newPairs(c), newServices(c), newSwitchOver(c), newFailovers(c), newWatch(c),
+		newConfig(c), newApply(c), newConfirm(c), newRollBack(c),
 		newLab(), newVersion(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })

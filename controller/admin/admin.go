@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
+	"github.com/understudy-net/understudy/controller/desired"
 )
 
 // Errors of a Backend that have a meaning to a client; wrap them.
@@ -49,20 +50,25 @@ type Server struct {
 	adminv1.UnimplementedAdminServer
 
 	backend Backend
+	desired *desired.Desired // nil: the configuration never changes
 	grpc    *grpc.Server
 	health  *health.Server
 }
 
 // New returns a Server that has not begun to serve. Its health is NOT_SERVING
-// until SetServing.
-func New(backend Backend) *Server {
-	s := &Server{backend: backend, health: health.NewServer(), grpc: grpc.NewServer(grpc.WaitForHandlers(true))}
+// until SetServing. Without a Desired, requests about the configuration are
+// UNIMPLEMENTED.
+func New(backend Backend, d *desired.Desired) *Server {
+	s := &Server{backend: backend, desired: d, health: health.NewServer(), grpc: grpc.NewServer(grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(maxMessage))}
 	adminv1.RegisterAdminServer(s.grpc, s)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.SetServing(false)
 	return s
 }
+
+// maxMessage has room for the largest configuration, in bytes.
+const maxMessage = 17 << 20
 
 // SetServing sets what the health service says: whether the controller is in
 // charge of its switch.

@@ -52,7 +52,7 @@ func serve(t *testing.T, b *backend) (*Server, *grpc.ClientConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(b)
+	s := New(b, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()

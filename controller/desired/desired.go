@@ -464,6 +464,19 @@ func (d *Desired) Object(kind config.Kind, name string) (config.Object, bool) {
 	return d.state.Objects[i], true
 }
 
+// Names returns the names of all objects of a kind.
+func (d *Desired) Names(kind config.Kind) map[string]bool {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	names := map[string]bool{}
+	for _, o := range d.state.Objects {
+		if o.Kind == kind {
+			names[o.Name] = true
+		}
+	}
+	return names
+}
+
 func (d *Desired) find(kind config.Kind, name string) int {
 	return slices.IndexFunc(d.state.Objects, func(o config.Object) bool { return o.Kind == kind && o.Name == name })
 }

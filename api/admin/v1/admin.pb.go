@@ -206,6 +206,726 @@ func (EventType) EnumDescriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{2}
 }
 
+type Change_Op int32
+
+const (
+	Change_OP_UNSPECIFIED Change_Op = 0
+	Change_OP_ADD         Change_Op = 1
+	Change_OP_REMOVE      Change_Op = 2
+	Change_OP_MODIFY      Change_Op = 3
+)
+
+// Enum value maps for Change_Op.
+var (
+	Change_Op_name = map[int32]string{
+		0: "OP_UNSPECIFIED",
+		1: "OP_ADD",
+		2: "OP_REMOVE",
+		3: "OP_MODIFY",
+	}
+	Change_Op_value = map[string]int32{
+		"OP_UNSPECIFIED": 0,
+		"OP_ADD":         1,
+		"OP_REMOVE":      2,
+		"OP_MODIFY":      3,
+	}
+)
+
+func (x Change_Op) Enum() *Change_Op {
+	p := new(Change_Op)
+	*p = x
+	return p
+}
+
+func (x Change_Op) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Change_Op) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_v1_admin_proto_enumTypes[3].Descriptor()
+}
+
+func (Change_Op) Type() protoreflect.EnumType {
+	return &file_admin_v1_admin_proto_enumTypes[3]
+}
+
+func (x Change_Op) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Change_Op.Descriptor instead.
+func (Change_Op) EnumDescriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{4, 0}
+}
+
+type Service_Origin int32
+
+const (
+	Service_ORIGIN_UNSPECIFIED Service_Origin = 0
+	Service_ORIGIN_FILE        Service_Origin = 1
+	Service_ORIGIN_API         Service_Origin = 2
+)
+
+// Enum value maps for Service_Origin.
+var (
+	Service_Origin_name = map[int32]string{
+		0: "ORIGIN_UNSPECIFIED",
+		1: "ORIGIN_FILE",
+		2: "ORIGIN_API",
+	}
+	Service_Origin_value = map[string]int32{
+		"ORIGIN_UNSPECIFIED": 0,
+		"ORIGIN_FILE":        1,
+		"ORIGIN_API":         2,
+	}
+)
+
+func (x Service_Origin) Enum() *Service_Origin {
+	p := new(Service_Origin)
+	*p = x
+	return p
+}
+
+func (x Service_Origin) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Service_Origin) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_v1_admin_proto_enumTypes[4].Descriptor()
+}
+
+func (Service_Origin) Type() protoreflect.EnumType {
+	return &file_admin_v1_admin_proto_enumTypes[4]
+}
+
+func (x Service_Origin) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Service_Origin.Descriptor instead.
+func (Service_Origin) EnumDescriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15, 0}
+}
+
+type GetConfigurationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetConfigurationRequest) Reset() {
+	*x = GetConfigurationRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetConfigurationRequest) ProtoMessage() {}
+
+func (x *GetConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*GetConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+type Configuration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identifies what it says, however it is written.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Where it came from, who brought it, and when.
+	File string                 `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	By   string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// What was to be applied last, or the file on disk, is not in force because of
+	// problem.
+	Stale   bool   `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
+	Problem string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	// When it is rolled back unless it is confirmed; absent if it is not.
+	ConfirmUntil  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=confirm_until,json=confirmUntil,proto3" json:"confirm_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Configuration) Reset() {
+	*x = Configuration{}
+	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Configuration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Configuration) ProtoMessage() {}
+
+func (x *Configuration) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Configuration.ProtoReflect.Descriptor instead.
+func (*Configuration) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Configuration) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Configuration) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Configuration) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Configuration) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Configuration) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *Configuration) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Configuration) GetConfirmUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConfirmUntil
+	}
+	return nil
+}
+
+type ApplyConfigurationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// YAML, at most 16 MiB.
+	Text []byte `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// What faults call it.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// Only say what would change.
+	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// If given, from 1 s to 24 h: roll back unless it is confirmed by then.
+	Confirm *durationpb.Duration `protobuf:"bytes,4,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	// If not empty: only if this version is in force.
+	IfVersion     string `protobuf:"bytes,5,opt,name=if_version,json=ifVersion,proto3" json:"if_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyConfigurationRequest) Reset() {
+	*x = ApplyConfigurationRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyConfigurationRequest) ProtoMessage() {}
+
+func (x *ApplyConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*ApplyConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ApplyConfigurationRequest) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+func (x *ApplyConfigurationRequest) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *ApplyConfigurationRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ApplyConfigurationRequest) GetConfirm() *durationpb.Duration {
+	if x != nil {
+		return x.Confirm
+	}
+	return nil
+}
+
+func (x *ApplyConfigurationRequest) GetIfVersion() string {
+	if x != nil {
+		return x.IfVersion
+	}
+	return ""
+}
+
+// Plan is what changes, or would.
+type Plan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	FromVersion   string                 `protobuf:"bytes,1,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
+	ToVersion     string                 `protobuf:"bytes,2,opt,name=to_version,json=toVersion,proto3" json:"to_version,omitempty"`
+	Changes       []*Change              `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Plan) Reset() {
+	*x = Plan{}
+	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Plan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Plan) ProtoMessage() {}
+
+func (x *Plan) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Plan.ProtoReflect.Descriptor instead.
+func (*Plan) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Plan) GetFromVersion() string {
+	if x != nil {
+		return x.FromVersion
+	}
+	return ""
+}
+
+func (x *Plan) GetToVersion() string {
+	if x != nil {
+		return x.ToVersion
+	}
+	return ""
+}
+
+func (x *Plan) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type Change struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Op    Change_Op              `protobuf:"varint,1,opt,name=op,proto3,enum=understudy.admin.v1.Change_Op" json:"op,omitempty"`
+	// What: "service web", "service web port".
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Old  string `protobuf:"bytes,3,opt,name=old,proto3" json:"old,omitempty"`
+	New  string `protobuf:"bytes,4,opt,name=new,proto3" json:"new,omitempty"`
+	// A running controller cannot make the change.
+	NeedsRestart  bool `protobuf:"varint,5,opt,name=needs_restart,json=needsRestart,proto3" json:"needs_restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Change) GetOp() Change_Op {
+	if x != nil {
+		return x.Op
+	}
+	return Change_OP_UNSPECIFIED
+}
+
+func (x *Change) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Change) GetOld() string {
+	if x != nil {
+		return x.Old
+	}
+	return ""
+}
+
+func (x *Change) GetNew() string {
+	if x != nil {
+		return x.New
+	}
+	return ""
+}
+
+func (x *Change) GetNeedsRestart() bool {
+	if x != nil {
+		return x.NeedsRestart
+	}
+	return false
+}
+
+type ConfirmConfigurationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for any; ABORTED if another one is in force.
+	Version       string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmConfigurationRequest) Reset() {
+	*x = ConfirmConfigurationRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmConfigurationRequest) ProtoMessage() {}
+
+func (x *ConfirmConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ConfirmConfigurationRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type RollBackConfigurationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollBackConfigurationRequest) Reset() {
+	*x = RollBackConfigurationRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollBackConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollBackConfigurationRequest) ProtoMessage() {}
+
+func (x *RollBackConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollBackConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*RollBackConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+type ListServicesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServicesRequest) Reset() {
+	*x = ListServicesRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServicesRequest) ProtoMessage() {}
+
+func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
+func (*ListServicesRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+type ListServicesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Services      []*Service             `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServicesResponse) Reset() {
+	*x = ListServicesResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServicesResponse) ProtoMessage() {}
+
+func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
+func (*ListServicesResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListServicesResponse) GetServices() []*Service {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+type CreateServiceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Everything but origin is required.
+	Service       *Service `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	DryRun        bool     `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateServiceRequest) Reset() {
+	*x = CreateServiceRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateServiceRequest) ProtoMessage() {}
+
+func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
+func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CreateServiceRequest) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *CreateServiceRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type DeleteServiceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteServiceRequest) Reset() {
+	*x = DeleteServiceRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteServiceRequest) ProtoMessage() {}
+
+func (x *DeleteServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteServiceRequest.ProtoReflect.Descriptor instead.
+func (*DeleteServiceRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DeleteServiceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteServiceRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type ListPairsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All pairs when empty.
@@ -216,7 +936,7 @@ type ListPairsRequest struct {
 
 func (x *ListPairsRequest) Reset() {
 	*x = ListPairsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +948,7 @@ func (x *ListPairsRequest) String() string {
 func (*ListPairsRequest) ProtoMessage() {}
 
 func (x *ListPairsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +961,7 @@ func (x *ListPairsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListPairsRequest) GetPair() string {
@@ -260,7 +980,7 @@ type ListPairsResponse struct {
 
 func (x *ListPairsResponse) Reset() {
 	*x = ListPairsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +992,7 @@ func (x *ListPairsResponse) String() string {
 func (*ListPairsResponse) ProtoMessage() {}
 
 func (x *ListPairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +1005,7 @@ func (x *ListPairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListPairsResponse) GetPairs() []*Pair {
@@ -311,7 +1031,7 @@ type Pair struct {
 
 func (x *Pair) Reset() {
 	*x = Pair{}
-	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +1043,7 @@ func (x *Pair) String() string {
 func (*Pair) ProtoMessage() {}
 
 func (x *Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +1056,7 @@ func (x *Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pair.ProtoReflect.Descriptor instead.
 func (*Pair) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Pair) GetName() string {
@@ -402,7 +1122,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +1134,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +1147,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Server) GetName() string {
@@ -466,18 +1186,22 @@ func (x *Server) GetLastHeartbeat() *timestamppb.Timestamp {
 }
 
 type Service struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Vip           string                 `protobuf:"bytes,2,opt,name=vip,proto3" json:"vip,omitempty"`
-	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Port          uint32                 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Vip      string                 `protobuf:"bytes,2,opt,name=vip,proto3" json:"vip,omitempty"`
+	Protocol string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Port     uint32                 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	Pair     string                 `protobuf:"bytes,5,opt,name=pair,proto3" json:"pair,omitempty"`
+	// The application, as each server's agent reaches it.
+	Upstream      string         `protobuf:"bytes,6,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	Origin        Service_Origin `protobuf:"varint,7,opt,name=origin,proto3,enum=understudy.admin.v1.Service_Origin" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +1213,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +1226,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Service) GetName() string {
@@ -533,6 +1257,27 @@ func (x *Service) GetPort() uint32 {
 	return 0
 }
 
+func (x *Service) GetPair() string {
+	if x != nil {
+		return x.Pair
+	}
+	return ""
+}
+
+func (x *Service) GetUpstream() string {
+	if x != nil {
+		return x.Upstream
+	}
+	return ""
+}
+
+func (x *Service) GetOrigin() Service_Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return Service_ORIGIN_UNSPECIFIED
+}
+
 type SwitchOverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pair          string                 `protobuf:"bytes,1,opt,name=pair,proto3" json:"pair,omitempty"`
@@ -542,7 +1287,7 @@ type SwitchOverRequest struct {
 
 func (x *SwitchOverRequest) Reset() {
 	*x = SwitchOverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +1299,7 @@ func (x *SwitchOverRequest) String() string {
 func (*SwitchOverRequest) ProtoMessage() {}
 
 func (x *SwitchOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +1312,7 @@ func (x *SwitchOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchOverRequest.ProtoReflect.Descriptor instead.
 func (*SwitchOverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SwitchOverRequest) GetPair() string {
@@ -586,7 +1331,7 @@ type SwitchOverResponse struct {
 
 func (x *SwitchOverResponse) Reset() {
 	*x = SwitchOverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +1343,7 @@ func (x *SwitchOverResponse) String() string {
 func (*SwitchOverResponse) ProtoMessage() {}
 
 func (x *SwitchOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +1356,7 @@ func (x *SwitchOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchOverResponse.ProtoReflect.Descriptor instead.
 func (*SwitchOverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SwitchOverResponse) GetFailover() *Failover {
@@ -630,7 +1375,7 @@ type ListFailoversRequest struct {
 
 func (x *ListFailoversRequest) Reset() {
 	*x = ListFailoversRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +1387,7 @@ func (x *ListFailoversRequest) String() string {
 func (*ListFailoversRequest) ProtoMessage() {}
 
 func (x *ListFailoversRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +1400,7 @@ func (x *ListFailoversRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailoversRequest.ProtoReflect.Descriptor instead.
 func (*ListFailoversRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListFailoversRequest) GetPair() string {
@@ -674,7 +1419,7 @@ type ListFailoversResponse struct {
 
 func (x *ListFailoversResponse) Reset() {
 	*x = ListFailoversResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +1431,7 @@ func (x *ListFailoversResponse) String() string {
 func (*ListFailoversResponse) ProtoMessage() {}
 
 func (x *ListFailoversResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +1444,7 @@ func (x *ListFailoversResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailoversResponse.ProtoReflect.Descriptor instead.
 func (*ListFailoversResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListFailoversResponse) GetFailovers() []*Failover {
@@ -734,7 +1479,7 @@ type Failover struct {
 
 func (x *Failover) Reset() {
 	*x = Failover{}
-	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +1491,7 @@ func (x *Failover) String() string {
 func (*Failover) ProtoMessage() {}
 
 func (x *Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +1504,7 @@ func (x *Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failover.ProtoReflect.Descriptor instead.
 func (*Failover) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Failover) GetPair() string {
@@ -841,7 +1586,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +1598,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1611,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchEventsRequest) GetPair() string {
@@ -889,7 +1634,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1646,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1659,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -956,7 +1701,52 @@ var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x14admin/v1/admin.proto\x12\x13understudy.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n" +
+	"\x14admin/v1/admin.proto\x12\x13understudy.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n" +
+	"\x17GetConfigurationRequest\"\xee\x01\n" +
+	"\rConfiguration\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\x12\x18\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\x12?\n" +
+	"\rconfirm_until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fconfirmUntil\"\xb0\x01\n" +
+	"\x19ApplyConfigurationRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\fR\x04text\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x123\n" +
+	"\aconfirm\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aconfirm\x12\x1d\n" +
+	"\n" +
+	"if_version\x18\x05 \x01(\tR\tifVersion\"\x7f\n" +
+	"\x04Plan\x12!\n" +
+	"\ffrom_version\x18\x01 \x01(\tR\vfromVersion\x12\x1d\n" +
+	"\n" +
+	"to_version\x18\x02 \x01(\tR\ttoVersion\x125\n" +
+	"\achanges\x18\x03 \x03(\v2\x1b.understudy.admin.v1.ChangeR\achanges\"\xd9\x01\n" +
+	"\x06Change\x12.\n" +
+	"\x02op\x18\x01 \x01(\x0e2\x1e.understudy.admin.v1.Change.OpR\x02op\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x10\n" +
+	"\x03old\x18\x03 \x01(\tR\x03old\x12\x10\n" +
+	"\x03new\x18\x04 \x01(\tR\x03new\x12#\n" +
+	"\rneeds_restart\x18\x05 \x01(\bR\fneedsRestart\"B\n" +
+	"\x02Op\x12\x12\n" +
+	"\x0eOP_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06OP_ADD\x10\x01\x12\r\n" +
+	"\tOP_REMOVE\x10\x02\x12\r\n" +
+	"\tOP_MODIFY\x10\x03\"7\n" +
+	"\x1bConfirmConfigurationRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"\x1e\n" +
+	"\x1cRollBackConfigurationRequest\"\x15\n" +
+	"\x13ListServicesRequest\"P\n" +
+	"\x14ListServicesResponse\x128\n" +
+	"\bservices\x18\x01 \x03(\v2\x1c.understudy.admin.v1.ServiceR\bservices\"g\n" +
+	"\x14CreateServiceRequest\x126\n" +
+	"\aservice\x18\x01 \x01(\v2\x1c.understudy.admin.v1.ServiceR\aservice\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"C\n" +
+	"\x14DeleteServiceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"&\n" +
 	"\x10ListPairsRequest\x12\x12\n" +
 	"\x04pair\x18\x01 \x01(\tR\x04pair\"D\n" +
 	"\x11ListPairsResponse\x12/\n" +
@@ -974,12 +1764,20 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04role\x18\x02 \x01(\x0e2\x1f.understudy.admin.v1.ServerRoleR\x04role\x12\x1a\n" +
 	"\battached\x18\x03 \x01(\bR\battached\x12%\n" +
 	"\x0eapplication_up\x18\x04 \x01(\bR\rapplicationUp\x12A\n" +
-	"\x0elast_heartbeat\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHeartbeat\"_\n" +
+	"\x0elast_heartbeat\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHeartbeat\"\x8f\x02\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x04 \x01(\rR\x04port\"'\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12\x12\n" +
+	"\x04pair\x18\x05 \x01(\tR\x04pair\x12\x1a\n" +
+	"\bupstream\x18\x06 \x01(\tR\bupstream\x12;\n" +
+	"\x06origin\x18\a \x01(\x0e2#.understudy.admin.v1.Service.OriginR\x06origin\"A\n" +
+	"\x06Origin\x12\x16\n" +
+	"\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vORIGIN_FILE\x10\x01\x12\x0e\n" +
+	"\n" +
+	"ORIGIN_API\x10\x02\"'\n" +
 	"\x11SwitchOverRequest\x12\x12\n" +
 	"\x04pair\x18\x01 \x01(\tR\x04pair\"O\n" +
 	"\x12SwitchOverResponse\x129\n" +
@@ -1029,13 +1827,20 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x13EVENT_TYPE_FAILOVER\x10\x03\x12\x18\n" +
 	"\x14EVENT_TYPE_SERVER_UP\x10\x04\x12\x1a\n" +
 	"\x16EVENT_TYPE_SERVER_DOWN\x10\x05\x12\x1b\n" +
-	"\x17EVENT_TYPE_WRITE_FAILED\x10\x062\x80\x03\n" +
+	"\x17EVENT_TYPE_WRITE_FAILED\x10\x062\xb8\b\n" +
 	"\x05Admin\x12Z\n" +
 	"\tListPairs\x12%.understudy.admin.v1.ListPairsRequest\x1a&.understudy.admin.v1.ListPairsResponse\x12]\n" +
 	"\n" +
 	"SwitchOver\x12&.understudy.admin.v1.SwitchOverRequest\x1a'.understudy.admin.v1.SwitchOverResponse\x12f\n" +
 	"\rListFailovers\x12).understudy.admin.v1.ListFailoversRequest\x1a*.understudy.admin.v1.ListFailoversResponse\x12T\n" +
-	"\vWatchEvents\x12'.understudy.admin.v1.WatchEventsRequest\x1a\x1a.understudy.admin.v1.Event0\x01B;Z9github.com/understudy-net/understudy/api/admin/v1;adminv1b\x06proto3"
+	"\vWatchEvents\x12'.understudy.admin.v1.WatchEventsRequest\x1a\x1a.understudy.admin.v1.Event0\x01\x12d\n" +
+	"\x10GetConfiguration\x12,.understudy.admin.v1.GetConfigurationRequest\x1a\".understudy.admin.v1.Configuration\x12_\n" +
+	"\x12ApplyConfiguration\x12..understudy.admin.v1.ApplyConfigurationRequest\x1a\x19.understudy.admin.v1.Plan\x12l\n" +
+	"\x14ConfirmConfiguration\x120.understudy.admin.v1.ConfirmConfigurationRequest\x1a\".understudy.admin.v1.Configuration\x12n\n" +
+	"\x15RollBackConfiguration\x121.understudy.admin.v1.RollBackConfigurationRequest\x1a\".understudy.admin.v1.Configuration\x12c\n" +
+	"\fListServices\x12(.understudy.admin.v1.ListServicesRequest\x1a).understudy.admin.v1.ListServicesResponse\x12U\n" +
+	"\rCreateService\x12).understudy.admin.v1.CreateServiceRequest\x1a\x19.understudy.admin.v1.Plan\x12U\n" +
+	"\rDeleteService\x12).understudy.admin.v1.DeleteServiceRequest\x1a\x19.understudy.admin.v1.PlanB;Z9github.com/understudy-net/understudy/api/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1049,58 +1854,93 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_admin_v1_admin_proto_rawDescData
 }
 
-var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_admin_v1_admin_proto_goTypes = []any{
-	(PairState)(0),                // 0: understudy.admin.v1.PairState
-	(ServerRole)(0),               // 1: understudy.admin.v1.ServerRole
-	(EventType)(0),                // 2: understudy.admin.v1.EventType
-	(*ListPairsRequest)(nil),      // 3: understudy.admin.v1.ListPairsRequest
-	(*ListPairsResponse)(nil),     // 4: understudy.admin.v1.ListPairsResponse
-	(*Pair)(nil),                  // 5: understudy.admin.v1.Pair
-	(*Server)(nil),                // 6: understudy.admin.v1.Server
-	(*Service)(nil),               // 7: understudy.admin.v1.Service
-	(*SwitchOverRequest)(nil),     // 8: understudy.admin.v1.SwitchOverRequest
-	(*SwitchOverResponse)(nil),    // 9: understudy.admin.v1.SwitchOverResponse
-	(*ListFailoversRequest)(nil),  // 10: understudy.admin.v1.ListFailoversRequest
-	(*ListFailoversResponse)(nil), // 11: understudy.admin.v1.ListFailoversResponse
-	(*Failover)(nil),              // 12: understudy.admin.v1.Failover
-	(*WatchEventsRequest)(nil),    // 13: understudy.admin.v1.WatchEventsRequest
-	(*Event)(nil),                 // 14: understudy.admin.v1.Event
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(PairState)(0),                       // 0: understudy.admin.v1.PairState
+	(ServerRole)(0),                      // 1: understudy.admin.v1.ServerRole
+	(EventType)(0),                       // 2: understudy.admin.v1.EventType
+	(Change_Op)(0),                       // 3: understudy.admin.v1.Change.Op
+	(Service_Origin)(0),                  // 4: understudy.admin.v1.Service.Origin
+	(*GetConfigurationRequest)(nil),      // 5: understudy.admin.v1.GetConfigurationRequest
+	(*Configuration)(nil),                // 6: understudy.admin.v1.Configuration
+	(*ApplyConfigurationRequest)(nil),    // 7: understudy.admin.v1.ApplyConfigurationRequest
+	(*Plan)(nil),                         // 8: understudy.admin.v1.Plan
+	(*Change)(nil),                       // 9: understudy.admin.v1.Change
+	(*ConfirmConfigurationRequest)(nil),  // 10: understudy.admin.v1.ConfirmConfigurationRequest
+	(*RollBackConfigurationRequest)(nil), // 11: understudy.admin.v1.RollBackConfigurationRequest
+	(*ListServicesRequest)(nil),          // 12: understudy.admin.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),         // 13: understudy.admin.v1.ListServicesResponse
+	(*CreateServiceRequest)(nil),         // 14: understudy.admin.v1.CreateServiceRequest
+	(*DeleteServiceRequest)(nil),         // 15: understudy.admin.v1.DeleteServiceRequest
+	(*ListPairsRequest)(nil),             // 16: understudy.admin.v1.ListPairsRequest
+	(*ListPairsResponse)(nil),            // 17: understudy.admin.v1.ListPairsResponse
+	(*Pair)(nil),                         // 18: understudy.admin.v1.Pair
+	(*Server)(nil),                       // 19: understudy.admin.v1.Server
+	(*Service)(nil),                      // 20: understudy.admin.v1.Service
+	(*SwitchOverRequest)(nil),            // 21: understudy.admin.v1.SwitchOverRequest
+	(*SwitchOverResponse)(nil),           // 22: understudy.admin.v1.SwitchOverResponse
+	(*ListFailoversRequest)(nil),         // 23: understudy.admin.v1.ListFailoversRequest
+	(*ListFailoversResponse)(nil),        // 24: understudy.admin.v1.ListFailoversResponse
+	(*Failover)(nil),                     // 25: understudy.admin.v1.Failover
+	(*WatchEventsRequest)(nil),           // 26: understudy.admin.v1.WatchEventsRequest
+	(*Event)(nil),                        // 27: understudy.admin.v1.Event
+	(*timestamppb.Timestamp)(nil),        // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 29: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	5,  // 0: understudy.admin.v1.ListPairsResponse.pairs:type_name -> understudy.admin.v1.Pair
-	0,  // 1: understudy.admin.v1.Pair.state:type_name -> understudy.admin.v1.PairState
-	6,  // 2: understudy.admin.v1.Pair.servers:type_name -> understudy.admin.v1.Server
-	7,  // 3: understudy.admin.v1.Pair.services:type_name -> understudy.admin.v1.Service
-	1,  // 4: understudy.admin.v1.Server.role:type_name -> understudy.admin.v1.ServerRole
-	15, // 5: understudy.admin.v1.Server.last_heartbeat:type_name -> google.protobuf.Timestamp
-	12, // 6: understudy.admin.v1.SwitchOverResponse.failover:type_name -> understudy.admin.v1.Failover
-	12, // 7: understudy.admin.v1.ListFailoversResponse.failovers:type_name -> understudy.admin.v1.Failover
-	15, // 8: understudy.admin.v1.Failover.suspected:type_name -> google.protobuf.Timestamp
-	15, // 9: understudy.admin.v1.Failover.decided:type_name -> google.protobuf.Timestamp
-	15, // 10: understudy.admin.v1.Failover.written:type_name -> google.protobuf.Timestamp
-	15, // 11: understudy.admin.v1.Failover.released:type_name -> google.protobuf.Timestamp
-	16, // 12: understudy.admin.v1.Failover.decide_to_written:type_name -> google.protobuf.Duration
-	15, // 13: understudy.admin.v1.Event.time:type_name -> google.protobuf.Timestamp
-	2,  // 14: understudy.admin.v1.Event.type:type_name -> understudy.admin.v1.EventType
-	5,  // 15: understudy.admin.v1.Event.pair:type_name -> understudy.admin.v1.Pair
-	12, // 16: understudy.admin.v1.Event.failover:type_name -> understudy.admin.v1.Failover
-	3,  // 17: understudy.admin.v1.Admin.ListPairs:input_type -> understudy.admin.v1.ListPairsRequest
-	8,  // 18: understudy.admin.v1.Admin.SwitchOver:input_type -> understudy.admin.v1.SwitchOverRequest
-	10, // 19: understudy.admin.v1.Admin.ListFailovers:input_type -> understudy.admin.v1.ListFailoversRequest
-	13, // 20: understudy.admin.v1.Admin.WatchEvents:input_type -> understudy.admin.v1.WatchEventsRequest
-	4,  // 21: understudy.admin.v1.Admin.ListPairs:output_type -> understudy.admin.v1.ListPairsResponse
-	9,  // 22: understudy.admin.v1.Admin.SwitchOver:output_type -> understudy.admin.v1.SwitchOverResponse
-	11, // 23: understudy.admin.v1.Admin.ListFailovers:output_type -> understudy.admin.v1.ListFailoversResponse
-	14, // 24: understudy.admin.v1.Admin.WatchEvents:output_type -> understudy.admin.v1.Event
-	21, // [21:25] is the sub-list for method output_type
-	17, // [17:21] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	28, // 0: understudy.admin.v1.Configuration.time:type_name -> google.protobuf.Timestamp
+	28, // 1: understudy.admin.v1.Configuration.confirm_until:type_name -> google.protobuf.Timestamp
+	29, // 2: understudy.admin.v1.ApplyConfigurationRequest.confirm:type_name -> google.protobuf.Duration
+	9,  // 3: understudy.admin.v1.Plan.changes:type_name -> understudy.admin.v1.Change
+	3,  // 4: understudy.admin.v1.Change.op:type_name -> understudy.admin.v1.Change.Op
+	20, // 5: understudy.admin.v1.ListServicesResponse.services:type_name -> understudy.admin.v1.Service
+	20, // 6: understudy.admin.v1.CreateServiceRequest.service:type_name -> understudy.admin.v1.Service
+	18, // 7: understudy.admin.v1.ListPairsResponse.pairs:type_name -> understudy.admin.v1.Pair
+	0,  // 8: understudy.admin.v1.Pair.state:type_name -> understudy.admin.v1.PairState
+	19, // 9: understudy.admin.v1.Pair.servers:type_name -> understudy.admin.v1.Server
+	20, // 10: understudy.admin.v1.Pair.services:type_name -> understudy.admin.v1.Service
+	1,  // 11: understudy.admin.v1.Server.role:type_name -> understudy.admin.v1.ServerRole
+	28, // 12: understudy.admin.v1.Server.last_heartbeat:type_name -> google.protobuf.Timestamp
+	4,  // 13: understudy.admin.v1.Service.origin:type_name -> understudy.admin.v1.Service.Origin
+	25, // 14: understudy.admin.v1.SwitchOverResponse.failover:type_name -> understudy.admin.v1.Failover
+	25, // 15: understudy.admin.v1.ListFailoversResponse.failovers:type_name -> understudy.admin.v1.Failover
+	28, // 16: understudy.admin.v1.Failover.suspected:type_name -> google.protobuf.Timestamp
+	28, // 17: understudy.admin.v1.Failover.decided:type_name -> google.protobuf.Timestamp
+	28, // 18: understudy.admin.v1.Failover.written:type_name -> google.protobuf.Timestamp
+	28, // 19: understudy.admin.v1.Failover.released:type_name -> google.protobuf.Timestamp
+	29, // 20: understudy.admin.v1.Failover.decide_to_written:type_name -> google.protobuf.Duration
+	28, // 21: understudy.admin.v1.Event.time:type_name -> google.protobuf.Timestamp
+	2,  // 22: understudy.admin.v1.Event.type:type_name -> understudy.admin.v1.EventType
+	18, // 23: understudy.admin.v1.Event.pair:type_name -> understudy.admin.v1.Pair
+	25, // 24: understudy.admin.v1.Event.failover:type_name -> understudy.admin.v1.Failover
+	16, // 25: understudy.admin.v1.Admin.ListPairs:input_type -> understudy.admin.v1.ListPairsRequest
+	21, // 26: understudy.admin.v1.Admin.SwitchOver:input_type -> understudy.admin.v1.SwitchOverRequest
+	23, // 27: understudy.admin.v1.Admin.ListFailovers:input_type -> understudy.admin.v1.ListFailoversRequest
+	26, // 28: understudy.admin.v1.Admin.WatchEvents:input_type -> understudy.admin.v1.WatchEventsRequest
+	5,  // 29: understudy.admin.v1.Admin.GetConfiguration:input_type -> understudy.admin.v1.GetConfigurationRequest
+	7,  // 30: understudy.admin.v1.Admin.ApplyConfiguration:input_type -> understudy.admin.v1.ApplyConfigurationRequest
+	10, // 31: understudy.admin.v1.Admin.ConfirmConfiguration:input_type -> understudy.admin.v1.ConfirmConfigurationRequest
+	11, // 32: understudy.admin.v1.Admin.RollBackConfiguration:input_type -> understudy.admin.v1.RollBackConfigurationRequest
+	12, // 33: understudy.admin.v1.Admin.ListServices:input_type -> understudy.admin.v1.ListServicesRequest
+	14, // 34: understudy.admin.v1.Admin.CreateService:input_type -> understudy.admin.v1.CreateServiceRequest
+	15, // 35: understudy.admin.v1.Admin.DeleteService:input_type -> understudy.admin.v1.DeleteServiceRequest
+	17, // 36: understudy.admin.v1.Admin.ListPairs:output_type -> understudy.admin.v1.ListPairsResponse
+	22, // 37: understudy.admin.v1.Admin.SwitchOver:output_type -> understudy.admin.v1.SwitchOverResponse
+	24, // 38: understudy.admin.v1.Admin.ListFailovers:output_type -> understudy.admin.v1.ListFailoversResponse
+	27, // 39: understudy.admin.v1.Admin.WatchEvents:output_type -> understudy.admin.v1.Event
+	6,  // 40: understudy.admin.v1.Admin.GetConfiguration:output_type -> understudy.admin.v1.Configuration
+	8,  // 41: understudy.admin.v1.Admin.ApplyConfiguration:output_type -> understudy.admin.v1.Plan
+	6,  // 42: understudy.admin.v1.Admin.ConfirmConfiguration:output_type -> understudy.admin.v1.Configuration
+	6,  // 43: understudy.admin.v1.Admin.RollBackConfiguration:output_type -> understudy.admin.v1.Configuration
+	13, // 44: understudy.admin.v1.Admin.ListServices:output_type -> understudy.admin.v1.ListServicesResponse
+	8,  // 45: understudy.admin.v1.Admin.CreateService:output_type -> understudy.admin.v1.Plan
+	8,  // 46: understudy.admin.v1.Admin.DeleteService:output_type -> understudy.admin.v1.Plan
+	36, // [36:47] is the sub-list for method output_type
+	25, // [25:36] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -1113,8 +1953,8 @@ func file_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   12,
+			NumEnums:      5,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,10 +23,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_ListPairs_FullMethodName     = "/understudy.admin.v1.Admin/ListPairs"
-	Admin_SwitchOver_FullMethodName    = "/understudy.admin.v1.Admin/SwitchOver"
-	Admin_ListFailovers_FullMethodName = "/understudy.admin.v1.Admin/ListFailovers"
-	Admin_WatchEvents_FullMethodName   = "/understudy.admin.v1.Admin/WatchEvents"
+	Admin_ListPairs_FullMethodName             = "/understudy.admin.v1.Admin/ListPairs"
+	Admin_SwitchOver_FullMethodName            = "/understudy.admin.v1.Admin/SwitchOver"
+	Admin_ListFailovers_FullMethodName         = "/understudy.admin.v1.Admin/ListFailovers"
+	Admin_WatchEvents_FullMethodName           = "/understudy.admin.v1.Admin/WatchEvents"
+	Admin_GetConfiguration_FullMethodName      = "/understudy.admin.v1.Admin/GetConfiguration"
+	Admin_ApplyConfiguration_FullMethodName    = "/understudy.admin.v1.Admin/ApplyConfiguration"
+	Admin_ConfirmConfiguration_FullMethodName  = "/understudy.admin.v1.Admin/ConfirmConfiguration"
+	Admin_RollBackConfiguration_FullMethodName = "/understudy.admin.v1.Admin/RollBackConfiguration"
+	Admin_ListServices_FullMethodName          = "/understudy.admin.v1.Admin/ListServices"
+	Admin_CreateService_FullMethodName         = "/understudy.admin.v1.Admin/CreateService"
+	Admin_DeleteService_FullMethodName         = "/understudy.admin.v1.Admin/DeleteService"
 )
 
 // AdminClient is the client API for Admin service.
@@ -44,6 +51,27 @@ type AdminClient interface {
 	// WatchEvents sends what happens from now on, beginning with one
 	// EVENT_TYPE_SNAPSHOT per pair.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
+	// GetConfiguration says which configuration is in force.
+	GetConfiguration(ctx context.Context, in *GetConfigurationRequest, opts ...grpc.CallOption) (*Configuration, error)
+	// ApplyConfiguration puts a configuration in force, whole or not at all.
+	// INVALID_ARGUMENT when it is wrong, with a google.rpc.BadRequest that has one
+	// violation per fault; FAILED_PRECONDITION when a running controller cannot make
+	// the change, or another configuration waits to be confirmed; ABORTED when
+	// if_version is not in force. To apply what is in force changes nothing.
+	ApplyConfiguration(ctx context.Context, in *ApplyConfigurationRequest, opts ...grpc.CallOption) (*Plan, error)
+	// ConfirmConfiguration keeps a configuration that waits for it. To confirm once
+	// more is no error.
+	ConfirmConfiguration(ctx context.Context, in *ConfirmConfigurationRequest, opts ...grpc.CallOption) (*Configuration, error)
+	// RollBackConfiguration takes back one that waits to be confirmed.
+	RollBackConfiguration(ctx context.Context, in *RollBackConfigurationRequest, opts ...grpc.CallOption) (*Configuration, error)
+	// ListServices returns all services in force.
+	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
+	// CreateService makes a service, which outlives the controller. To make the same
+	// one again changes nothing; ALREADY_EXISTS when another one has its name.
+	CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*Plan, error)
+	// DeleteService removes a service that was made by CreateService. NOT_FOUND for
+	// one that was not.
+	DeleteService(ctx context.Context, in *DeleteServiceRequest, opts ...grpc.CallOption) (*Plan, error)
 }
 
 type adminClient struct {
@@ -103,6 +131,76 @@ func (c *adminClient) WatchEvents(ctx context.Context, in *WatchEventsRequest, o
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_WatchEventsClient = grpc.ServerStreamingClient[Event]
 
+func (c *adminClient) GetConfiguration(ctx context.Context, in *GetConfigurationRequest, opts ...grpc.CallOption) (*Configuration, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Configuration)
+	err := c.cc.Invoke(ctx, Admin_GetConfiguration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ApplyConfiguration(ctx context.Context, in *ApplyConfigurationRequest, opts ...grpc.CallOption) (*Plan, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Plan)
+	err := c.cc.Invoke(ctx, Admin_ApplyConfiguration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ConfirmConfiguration(ctx context.Context, in *ConfirmConfigurationRequest, opts ...grpc.CallOption) (*Configuration, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Configuration)
+	err := c.cc.Invoke(ctx, Admin_ConfirmConfiguration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) RollBackConfiguration(ctx context.Context, in *RollBackConfigurationRequest, opts ...grpc.CallOption) (*Configuration, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Configuration)
+	err := c.cc.Invoke(ctx, Admin_RollBackConfiguration_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListServicesResponse)
+	err := c.cc.Invoke(ctx, Admin_ListServices_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*Plan, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Plan)
+	err := c.cc.Invoke(ctx, Admin_CreateService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) DeleteService(ctx context.Context, in *DeleteServiceRequest, opts ...grpc.CallOption) (*Plan, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Plan)
+	err := c.cc.Invoke(ctx, Admin_DeleteService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -118,6 +216,27 @@ type AdminServer interface {
 	// WatchEvents sends what happens from now on, beginning with one
 	// EVENT_TYPE_SNAPSHOT per pair.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[Event]) error
+	// GetConfiguration says which configuration is in force.
+	GetConfiguration(context.Context, *GetConfigurationRequest) (*Configuration, error)
+	// ApplyConfiguration puts a configuration in force, whole or not at all.
+	// INVALID_ARGUMENT when it is wrong, with a google.rpc.BadRequest that has one
+	// violation per fault; FAILED_PRECONDITION when a running controller cannot make
+	// the change, or another configuration waits to be confirmed; ABORTED when
+	// if_version is not in force. To apply what is in force changes nothing.
+	ApplyConfiguration(context.Context, *ApplyConfigurationRequest) (*Plan, error)
+	// ConfirmConfiguration keeps a configuration that waits for it. To confirm once
+	// more is no error.
+	ConfirmConfiguration(context.Context, *ConfirmConfigurationRequest) (*Configuration, error)
+	// RollBackConfiguration takes back one that waits to be confirmed.
+	RollBackConfiguration(context.Context, *RollBackConfigurationRequest) (*Configuration, error)
+	// ListServices returns all services in force.
+	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
+	// CreateService makes a service, which outlives the controller. To make the same
+	// one again changes nothing; ALREADY_EXISTS when another one has its name.
+	CreateService(context.Context, *CreateServiceRequest) (*Plan, error)
+	// DeleteService removes a service that was made by CreateService. NOT_FOUND for
+	// one that was not.
+	DeleteService(context.Context, *DeleteServiceRequest) (*Plan, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -139,6 +258,27 @@ func (UnimplementedAdminServer) ListFailovers(context.Context, *ListFailoversReq
 }
 func (UnimplementedAdminServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
+}
+func (UnimplementedAdminServer) GetConfiguration(context.Context, *GetConfigurationRequest) (*Configuration, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetConfiguration not implemented")
+}
+func (UnimplementedAdminServer) ApplyConfiguration(context.Context, *ApplyConfigurationRequest) (*Plan, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApplyConfiguration not implemented")
+}
+func (UnimplementedAdminServer) ConfirmConfiguration(context.Context, *ConfirmConfigurationRequest) (*Configuration, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmConfiguration not implemented")
+}
+func (UnimplementedAdminServer) RollBackConfiguration(context.Context, *RollBackConfigurationRequest) (*Configuration, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollBackConfiguration not implemented")
+}
+func (UnimplementedAdminServer) ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListServices not implemented")
+}
+func (UnimplementedAdminServer) CreateService(context.Context, *CreateServiceRequest) (*Plan, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateService not implemented")
+}
+func (UnimplementedAdminServer) DeleteService(context.Context, *DeleteServiceRequest) (*Plan, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteService not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -226,6 +366,132 @@ func _Admin_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_WatchEventsServer = grpc.ServerStreamingServer[Event]
 
+func _Admin_GetConfiguration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetConfigurationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetConfiguration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetConfiguration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetConfiguration(ctx, req.(*GetConfigurationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ApplyConfiguration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApplyConfigurationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ApplyConfiguration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ApplyConfiguration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ApplyConfiguration(ctx, req.(*ApplyConfigurationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ConfirmConfiguration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmConfigurationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ConfirmConfiguration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ConfirmConfiguration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ConfirmConfiguration(ctx, req.(*ConfirmConfigurationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_RollBackConfiguration_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollBackConfigurationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RollBackConfiguration(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RollBackConfiguration_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RollBackConfiguration(ctx, req.(*RollBackConfigurationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListServices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListServicesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListServices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListServices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListServices(ctx, req.(*ListServicesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_CreateService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).CreateService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_CreateService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).CreateService(ctx, req.(*CreateServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_DeleteService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DeleteService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DeleteService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DeleteService(ctx, req.(*DeleteServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -244,6 +510,34 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListFailovers",
 			Handler:    _Admin_ListFailovers_Handler,
+		},
+		{
+			MethodName: "GetConfiguration",
+			Handler:    _Admin_GetConfiguration_Handler,
+		},
+		{
+			MethodName: "ApplyConfiguration",
+			Handler:    _Admin_ApplyConfiguration_Handler,
+		},
+		{
+			MethodName: "ConfirmConfiguration",
+			Handler:    _Admin_ConfirmConfiguration_Handler,
+		},
+		{
+			MethodName: "RollBackConfiguration",
+			Handler:    _Admin_RollBackConfiguration_Handler,
+		},
+		{
+			MethodName: "ListServices",
+			Handler:    _Admin_ListServices_Handler,
+		},
+		{
+			MethodName: "CreateService",
+			Handler:    _Admin_CreateService_Handler,
+		},
+		{
+			MethodName: "DeleteService",
+			Handler:    _Admin_DeleteService_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
