@@ -48,6 +48,8 @@ type Config struct {
 	Routes   []Route
 	Pairs    []Pair
 	Services []Service
+	// BGP is nil where no routes are announced.
+	BGP *BGP `apply:"restart"`
 }
 
 // Switch is the P4Runtime target.

@@ -52,11 +52,31 @@ func TestFull(t *testing.T) {
 			{"web6", "web", addr("2001:db8::10"), TCP, 80, "[::1]:8080"},
 			{"sip", "sip", addr("198.51.100.11"), UDP, 5060, "127.0.0.1:5060"},
 		},
+		BGP: &BGP{
+			ASN: 64512, RouterID: addr("10.0.0.1"), Listen: netip.MustParseAddrPort("192.0.2.1:179"), RestartTime: 2 * time.Minute,
+			Allow:    []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/64")},
+			NextHops: NextHops{addr("192.0.2.1"), addr("2001:db8:c::1")},
+			Via:      []Via{{"server2", NextHops{addr("192.0.2.2"), addr("2001:db8:c::2")}}},
+			Attributes: AttributesByState{
+				Duplex:  BGPAttributes{ptr(50), ptr(200), []Community{64512<<16 | 2}, []LargeCommunity{{64512, 1, 2}}},
+				Joining: BGPAttributes{ptr(80), ptr(150), []Community{64512<<16 | 3}, []LargeCommunity{{64512, 1, 3}}},
+				Simplex: BGPAttributes{ptr(100), ptr(100), []Community{64512<<16 | 1}, []LargeCommunity{{64512, 1, 1}}},
+			},
+			Dampening: Dampening{HalfLife: 15 * time.Second, MaxSuppress: time.Minute},
+			Peers: []BGPPeer{
+				{Name: "r1", Address: addr("192.0.2.254"), ASN: 64513, Port: 179, LocalAddress: addr("192.0.2.1"),
+					PasswordFile: "/etc/understudy/r1.password", TTLSecurity: 1, IPv4: true, IPv6: true, HoldTime: 9 * time.Second},
+				{Name: "r2", Address: addr("2001:db8:c::254"), ASN: 64512, Port: 179, Password: "in the file itself", IPv6: true, HoldTime: 9 * time.Second},
+				{Name: "r3", Address: addr("203.0.113.1"), ASN: 64514, Port: 179, Multihop: 3, IPv4: true, HoldTime: 9 * time.Second},
+			},
+		},
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{})); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
 }
+
+func ptr(n uint32) *uint32 { return &n }
 
 // The smallest one that is valid.
 const small = `switch: {name: s1, address: "127.0.0.1:9559", device_id: 0}

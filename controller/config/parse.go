@@ -54,6 +54,7 @@ var sections = []section{
 	{"routes", "", (*reader).routes},
 	{"pairs", `pairs: [{name: web, servers: [...]}]`, (*reader).pairs},
 	{"services", `services: [{name: web, pair: web, vip: 198.51.100.10, protocol: tcp, port: 80, upstream: "127.0.0.1:8080"}]`, (*reader).services},
+	{"bgp", "", (*reader).bgp},
 }
 
 func (r *reader) config(text []byte) *Config {

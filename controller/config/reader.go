@@ -178,6 +178,9 @@ func (m mapping) path(key string) string {
 	if m.name == "" {
 		return key
 	}
+	if key == "" {
+		return m.name // an element of a list
+	}
 	return m.name + "." + key
 }
 
