@@ -35,7 +35,7 @@ SHELL := /bin/bash
 
 # What the tests with other people's programs need. Without it they say that they
 # were skipped, and why.
-DEBIAN := nginx-light curl wrk
+DEBIAN := nginx-light curl wrk frr bird2 exabgp
 packages:
 	@missing=; for p in $(DEBIAN); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \

@@ -11,6 +11,7 @@
 //	switch --packets---> health --+--> | loop | -----+--> sessions --> agents
 //	                              |    +------+      |
 //	operators ---------> admin ---+      ticks       +--> history, events
+//	                                                 +--> routes --> bgp --> routers
 package controller
 
 import (
@@ -25,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-net/understudy/controller/admin"
+	"github.com/understudy-net/understudy/controller/bgp"
 	"github.com/understudy-net/understudy/controller/config"
 	"github.com/understudy-net/understudy/controller/desired"
 	"github.com/understudy-net/understudy/controller/failover"
@@ -60,6 +62,7 @@ type Controller struct {
 	session *p4rt.Session
 	agents  net.Listener
 	admin   net.Listener
+	speaker *bgp.Speaker // nil without BGP
 	tasks   []task
 }
 
@@ -155,6 +158,13 @@ func New(opts Options) (_ *Controller, err error) {
 	l.change = c.session.Change
 	l.resync = c.session.Resync
 	l.setPlaces = beats.SetServers
+	if cfg.BGP != nil {
+		c.speaker = bgp.New(cfg.BGP, opts.Logger)
+		r := newRoutes(cfg, c.speaker, opts.Logger)
+		l.changed = append(l.changed, func(p *pair, st failover.Status) { r.changed(p.config, st) })
+		l.configured = append(l.configured, r.configure)
+		c.tasks = append(c.tasks, r, c.speaker)
+	}
 	c.tasks = append(c.tasks,
 		c.session,
 		service{"agent server on " + c.agents.Addr().String(), agents.Serve, c.agents},

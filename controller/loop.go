@@ -41,6 +41,11 @@ type loop struct {
 	change    func(context.Context, []p4rt.Update) error
 	resync    func()
 	setPlaces func(map[health.Place]health.Server)
+	// changed is called after each step that a machine took, and configured when
+	// another configuration is in force, both under the mutex: they must not block.
+	// They are set before the loop runs.
+	changed    []func(*pair, failover.Status)
+	configured []func(*config.Config)
 	// stopped is closed when the loop takes no more inputs.
 	stopped chan struct{}
 	writers sync.WaitGroup
@@ -335,6 +340,18 @@ func (l *loop) step(p *pair, now time.Time, ev failover.Event) {
 				ch <- in // has room for one
 			}
 		}
+	}
+	l.publish(p)
+}
+
+// publish has everybody who follows the pairs see this one. The caller holds l.mu.
+func (l *loop) publish(p *pair) {
+	if len(l.changed) == 0 {
+		return
+	}
+	st := p.machine.Status()
+	for _, f := range l.changed {
+		f(p, st)
 	}
 }
 

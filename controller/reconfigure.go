@@ -84,6 +84,9 @@ func (l *loop) swap(old, next *tables) (gone []*pair) {
 	}
 	l.tables.Store(next)
 	l.setPlaces(places(next.cfg))
+	for _, f := range l.configured {
+		f(next.cfg)
+	}
 	now := time.Now()
 	for _, p := range next.pairs {
 		if p.stop == nil && l.ctx != nil {

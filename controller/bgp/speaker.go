@@ -388,6 +388,11 @@ func peerOf(cfg *config.BGP, c config.BGPPeer, restarting bool) (*gobgp.Peer, er
 		}
 		password = strings.TrimRight(string(text), "\r\n")
 	}
+	if password != "" {
+		if err := checkMD5(c.Address); err != nil {
+			return nil, err
+		}
+	}
 	p := &gobgp.Peer{
 		Conf:  &gobgp.PeerConf{NeighborAddress: c.Address.String(), PeerAsn: c.ASN, LocalAsn: cfg.ASN, AuthPassword: password, Description: c.Name},
 		State: &gobgp.PeerState{},

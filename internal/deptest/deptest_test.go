@@ -29,6 +29,12 @@ var rules = []struct {
 	{"p4/dataplane", []string{"net", "google.golang.org/grpc", "golang.org/x/sys"}},
 	{"p4/v1model", []string{"net", "google.golang.org/grpc", "golang.org/x/sys"}},
 	{"p4/bmv2", []string{"net", "google.golang.org/grpc", "golang.org/x/sys"}},
+	{"controller/config", []string{"google.golang.org/grpc"}},
+	// Only controller/bgp knows of GoBGP.
+	{"controller/admin", []string{"github.com/osrg/gobgp"}},
+	{"controller/p4rt", []string{"github.com/osrg/gobgp"}},
+	{"controller/health", []string{"github.com/osrg/gobgp"}},
+	{"controller/bgp", []string{"./controller/failover", "./controller/p4rt", "./controller/health", "./controller/admin"}},
 	// The data plane knows nobody.
 	{"p4", []string{"./controller", "./agent", "./topologies"}},
 	// Agent and controller meet only in api.

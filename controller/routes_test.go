@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/understudy-net/understudy/controller/bgp"
+	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/failover"
+)
+
+// fakeSpeaker keeps what it was told last.
+type fakeSpeaker struct {
+	told int
+	last []bgp.Route
+}
+
+func (f *fakeSpeaker) SetRoutes(r []bgp.Route) error {
+	f.told++
+	f.last = r
+	return nil
+}
+
+func TestRoutesFollowThePairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pairs := []config.Pair{
+			{ID: 1, Name: "web", Servers: []config.Server{{Name: "a"}, {Name: "b"}}},
+			{ID: 2, Name: "api", Servers: []config.Server{{Name: "c"}, {Name: "d"}}},
+		}
+		cfg := &config.Config{
+			Pairs: pairs,
+			Services: []config.Service{
+				{Name: "web", Pair: "web", VIP: netip.MustParseAddr("198.51.100.10")},
+				{Name: "api", Pair: "api", VIP: netip.MustParseAddr("198.51.100.11")},
+			},
+			BGP: &config.BGP{
+				Allow:     []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+				NextHops:  config.NextHops{IPv4: netip.MustParseAddr("192.0.2.1")},
+				Via:       []config.Via{{Server: "b", NextHops: config.NextHops{IPv4: netip.MustParseAddr("192.0.2.2")}}},
+				Dampening: config.Dampening{HalfLife: 15 * time.Second, MaxSuppress: time.Minute},
+			},
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		speaker := new(fakeSpeaker)
+		r := newRoutes(cfg, speaker, slog.New(slog.DiscardHandler))
+		ended := make(chan error)
+		go func() { ended <- r.Run(ctx) }()
+
+		step := func(pair int, state failover.State, active failover.Replica, want string) {
+			t.Helper()
+			r.changed(pairs[pair], failover.Status{State: state, Active: active})
+			synctest.Wait()
+			if got := fmt.Sprint(speaker.last); got != want {
+				t.Errorf("pair %d %v: announced %s, want %s", pair, state, got, want)
+			}
+		}
+		step(0, failover.Recovering, 1, "[]")
+		step(0, failover.Duplex, 1, "[]")
+		if speaker.told != 0 {
+			t.Error("peers were told of a table of which a part is not known yet")
+		}
+		step(1, failover.Down, 0, "[198.51.100.10/32 via 192.0.2.1]")
+		step(1, failover.Simplex, 1, "[198.51.100.10/32 via 192.0.2.1 198.51.100.11/32 via 192.0.2.1]")
+		step(0, failover.FailingOver, 2, "[198.51.100.10/32 via 192.0.2.2 198.51.100.11/32 via 192.0.2.1]")
+		told := speaker.told
+		step(0, failover.FailingOver, 2, "[198.51.100.10/32 via 192.0.2.2 198.51.100.11/32 via 192.0.2.1]")
+		if speaker.told != told {
+			t.Error("told again, and nothing has changed")
+		}
+		// The switch restarts: who serves is not known for a moment, and nothing is
+		// withdrawn.
+		step(0, failover.Unknown, 0, "[198.51.100.10/32 via 192.0.2.2 198.51.100.11/32 via 192.0.2.1]")
+		step(0, failover.Down, 0, "[198.51.100.11/32 via 192.0.2.1]")
+
+		// One that comes and goes is held back, and comes back by itself.
+		for range 4 {
+			r.changed(pairs[1], failover.Status{State: failover.Down})
+			synctest.Wait()
+			r.changed(pairs[1], failover.Status{State: failover.Simplex, Active: 1})
+			synctest.Wait()
+		}
+		if len(speaker.last) != 0 {
+			t.Errorf("after four flaps at once %v is announced", speaker.last)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := fmt.Sprint(speaker.last); got != "[198.51.100.11/32 via 192.0.2.1]" {
+			t.Errorf("a minute later %s is announced", got)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
