@@ -95,6 +95,26 @@ func TestRoutesFollowThePairs(t *testing.T) {
 		if got := fmt.Sprint(speaker.last); got != "[198.51.100.11/32 via 192.0.2.1]" {
 			t.Errorf("a minute later %s is announced", got)
 		}
+		// A service that is no longer in the configuration is withdrawn; a pair that is
+		// new in it withdraws nothing of the others.
+		next := *cfg
+		next.Services = append([]config.Service{{Name: "new", Pair: "new", VIP: netip.MustParseAddr("198.51.100.12")}}, cfg.Services[1:]...)
+		next.Pairs = append(cfg.Pairs[:2:2], config.Pair{ID: 3, Name: "new", Servers: []config.Server{{Name: "e"}}})
+		r.changed(pairs[0], failover.Status{State: failover.Duplex, Active: 1})
+		synctest.Wait()
+		if got := fmt.Sprint(speaker.last); got != "[198.51.100.10/32 via 192.0.2.1 198.51.100.11/32 via 192.0.2.1]" {
+			t.Errorf("before another configuration %s is announced", got)
+		}
+		r.configure(&next)
+		synctest.Wait()
+		if got := fmt.Sprint(speaker.last); got != "[198.51.100.11/32 via 192.0.2.1]" {
+			t.Errorf("with another configuration %s is announced", got)
+		}
+		r.changed(next.Pairs[2], failover.Status{State: failover.Duplex, Active: 1})
+		synctest.Wait()
+		if got := fmt.Sprint(speaker.last); got != "[198.51.100.11/32 via 192.0.2.1 198.51.100.12/32 via 192.0.2.1]" {
+			t.Errorf("once the new pair is known %s is announced", got)
+		}
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
