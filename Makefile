@@ -12,7 +12,7 @@ VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS := -X github.com/understudy-net/understudy/internal/version.set=$(VERSION)
 PROGRAMS := understudy understudy-controller understudy-agent understudy-switch
 
-.PHONY: build demo test check fuzz bench bench-switch packages generate p4 api ebpf clean
+.PHONY: build demo mininet test check fuzz bench bench-switch packages generate p4 api ebpf clean
 
 # Without cgo a program runs on any host, and has less memory to give back when it is
 # killed: its connections end sooner.
@@ -21,6 +21,10 @@ build:
 
 demo: build
 	bin/understudy lab demo
+
+# The default topology in Mininet (Debian: mininet), with its prompt.
+mininet: build
+	/usr/bin/python3 topologies/mininet/run.py
 
 # Packages are tested one after the other: several of them measure, or fill both
 # cores of a small machine with a lab of their own. What they run is built by some of

@@ -28,7 +28,7 @@ The lab needs Linux 6.8 or later, and root.`,
 	}
 	cmd.AddCommand(
 		newLabUp(), newLabDown(), newLabStatus(), newLabFault(), newLabHeal(),
-		newLabDrop(), newLabDemo(), newLabLoad(), newLabApp(),
+		newLabDrop(), newLabDemo(), newLabLoad(), newLabApp(), newLabPlan(),
 	)
 	return cmd
 }
