@@ -39,7 +39,7 @@ SHELL := /bin/bash
 
 # What the tests with other people's programs need. Without it they say that they
 # were skipped, and why.
-DEBIAN := nginx-light curl wrk frr bird2 exabgp
+DEBIAN := nginx-light curl wrk frr bird2 exabgp mininet
 packages:
 	@missing=; for p in $(DEBIAN); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
