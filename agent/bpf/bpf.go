@@ -332,8 +332,8 @@ func (s Service) key() (k connectionsServiceKey, err error) {
 }
 
 func (t Tuple) key() (k connectionsTuple, err error) {
-	if !t.Client.Addr().Unmap().Is4() || !t.VIP.Addr().Unmap().Is4() {
-		return k, fmt.Errorf("connection %v: only IPv4 is supported", t)
+	if t.Client.Addr().Unmap().Is4() != t.VIP.Addr().Unmap().Is4() {
+		return k, fmt.Errorf("connection %v: addresses of two families", t)
 	}
 	*(*[16]byte)(unsafe.Pointer(&k.Client)) = t.Client.Addr().As16()
 	*(*[16]byte)(unsafe.Pointer(&k.Vip)) = t.VIP.Addr().As16()

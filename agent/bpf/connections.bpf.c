@@ -142,7 +142,8 @@
  *
  * Addresses in keys are 16 bytes long, IPv4 as ::ffff:a.b.c.d, so that one set
  * of maps serves both families. What is missing for IPv6 is the parsing and
- * writing of its header, in parse() and write_segment().
+ * writing of its header, in parse() and write_segment(); looking at a socket
+ * works for both.
  */
 #include "kernel.h"
 
@@ -1645,6 +1646,22 @@ static __always_inline __u32 first_out_of_order(struct tcp_sock *tp)
 	return seq;
 }
 
+static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, struct tuple *t)
+{
+	if (!t->client[0] && !t->client[1] && t->client[2] == bpf_htonl(0xffff)) {
+		struct bpf_sock_tuple st = {};
+		st.ipv4.saddr = t->client[3];
+		st.ipv4.daddr = t->vip[3];
+		st.ipv4.sport = t->client_port;
+		st.ipv4.dport = t->vip_port;
+		return bpf_skc_lookup_tcp(skb, &st, sizeof(st.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	struct bpf_sock_tuple6 st = {.sport = t->client_port, .dport = t->vip_port};
+	__builtin_memcpy(st.saddr, t->client, sizeof(st.saddr));
+	__builtin_memcpy(st.daddr, t->vip, sizeof(st.daddr));
+	return bpf_skc_lookup_tcp(skb, (void *)&st, sizeof(st), BPF_F_CURRENT_NETNS, 0);
+}
+
 /* Not inlined, so that its types are described in the object. */
 static __noinline int look_at(struct __sk_buff *skb, struct request *q, struct socket_state *r)
 {
@@ -1660,12 +1677,7 @@ static __noinline int look_at(struct __sk_buff *skb, struct request *q, struct s
 		}
 	}
 
-	struct bpf_sock_tuple st = {};
-	st.ipv4.saddr = q->tuple.client[3];
-	st.ipv4.daddr = q->tuple.vip[3];
-	st.ipv4.sport = q->tuple.client_port;
-	st.ipv4.dport = q->tuple.vip_port;
-	struct bpf_sock *sk = bpf_skc_lookup_tcp(skb, &st, sizeof(st.ipv4), BPF_F_CURRENT_NETNS, 0);
+	struct bpf_sock *sk = find_socket(skb, &q->tuple);
 	if (!sk)
 		return 0;
 	if (sk->state == TCP_LISTEN)

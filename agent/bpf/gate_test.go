@@ -102,6 +102,16 @@ func TestGatePrimaryDies(t *testing.T) {
 				})
 			}()
 			time.Sleep(300 * time.Millisecond)
+			eventually(t, "every upload is under way", func() bool {
+				for _, c := range cs {
+					r, err := l.servers[0].progs.Conn(c.tuple())
+					check(t, err)
+					if r.OwnAck-r.IRS < 100_000 {
+						return false
+					}
+				}
+				return true
+			})
 			l.Cut(0, true)
 			var held []int
 			for _, c := range cs {

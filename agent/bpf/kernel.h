@@ -105,7 +105,8 @@ struct bpf_sock {
 	__s32 rx_queue_mapping;
 };
 
-/* The IPv4 part of the union that it is. */
+/* The two parts of the union that it is. The programs' stacks have no room for the
+ * whole of it. */
 struct bpf_sock_tuple {
 	struct {
 		__be32 saddr;
@@ -113,6 +114,13 @@ struct bpf_sock_tuple {
 		__be16 sport;
 		__be16 dport;
 	} ipv4;
+};
+
+struct bpf_sock_tuple6 {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
 };
 
 /* ---- packets ---- */

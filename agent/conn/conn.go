@@ -181,6 +181,24 @@ func (i *Injector) Kick(t bpf.Tuple) error {
 	return err
 }
 
+// Remove ends the socket of a connection on this host without a word to anybody,
+// as an RST of the client would: an orphan of a process that has died keeps its
+// addresses and ports for seconds. It is no error if there is none. A socket in
+// TIME_WAIT stays.
+func (i *Injector) Remove(t bpf.Tuple) error {
+	s, err := i.look.Look(t)
+	if errors.Is(err, bpf.ErrNotFound) || err == nil && !s.Full {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Only an RST with exactly the expected sequence number is believed (RFC 5961
+	// section 3.2).
+	g := segment{seq: s.RcvNxt, flags: flagRST}
+	return i.send(t, func(b []byte) []byte { return appendSegment(b, t, g) })
+}
+
 // ackFor is the highest ACK number of the client that the kernel understands.
 func ackFor(s bpf.SocketState) uint32 {
 	ack := s.ClientAck

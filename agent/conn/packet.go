@@ -10,6 +10,7 @@ import (
 
 const (
 	flagFIN = 0x01
+	flagRST = 0x04
 	flagPSH = 0x08
 	flagACK = 0x10
 )

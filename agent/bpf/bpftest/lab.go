@@ -29,8 +29,11 @@ import (
 var (
 	ClientAddr = netip.MustParseAddr("10.9.0.1")
 	VIP        = netip.MustParseAddr("10.9.0.100")
-	switchMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 0xff}
-	prefix     = &net.IPNet{IP: net.IP{10, 9, 0, 0}, Mask: net.CIDRMask(24, 32)}
+	// The same in IPv6, on hosts that have it.
+	ClientAddr6 = netip.MustParseAddr("2001:db8:9::1")
+	VIP6        = netip.MustParseAddr("2001:db8:9::ff")
+
+	switchMAC = net.HardwareAddr{2, 0, 0, 0, 0, 0xff}
 )
 
 // Interface is the name of each host's interface to the switch.
@@ -68,13 +71,18 @@ func New(t testing.TB, o Options) *Lab {
 		must(t, sw.Do(func() error { return offloads(port, false) }))
 		must(t, h.Do(func() error { return offloads(Interface, o.GSO) }))
 		addr, peer := ClientAddr, VIP
+		addr6, peer6 := ClientAddr6, VIP6
 		sysctls := o.ClientSysctls
 		if i > 0 {
-			addr, peer = VIP, ClientAddr
+			addr, peer = peer, addr
+			addr6, peer6 = peer6, addr6
 			sysctls = o.ServerSysctls
 			must(t, h.Sysctl("net/core/somaxconn", "4096"))
 		}
 		must(t, h.address(addr, peer, i > 0))
+		if HasIPv6() {
+			must(t, h.address(addr6, peer6, i > 0))
+		}
 		for k, v := range sysctls {
 			must(t, h.Sysctl(k, v))
 		}
@@ -86,13 +94,24 @@ func New(t testing.TB, o Options) *Lab {
 	return l
 }
 
+// HasIPv6 says whether this kernel has IPv6.
+func HasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+}
+
 // Dial connects the client to the VIP.
 func (l *Lab) Dial(ctx context.Context, port uint16) (*net.TCPConn, error) {
+	return l.DialTo(ctx, netip.AddrPortFrom(VIP, port))
+}
+
+// DialTo connects the client to an address of the servers.
+func (l *Lab) DialTo(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 	var c net.Conn
 	err := l.Client.Do(func() (err error) {
 		var d net.Dialer
 		d.SetMultipathTCP(false)
-		c, err = d.DialContext(ctx, "tcp4", netip.AddrPortFrom(VIP, port).String())
+		c, err = d.DialContext(ctx, "tcp", to.String())
 		return err
 	})
 	if err != nil {
@@ -182,11 +201,16 @@ func (h *Host) Do(f func() error) error {
 
 // Listen listens on the VIP as an agent does.
 func (h *Host) Listen(port uint16) (*net.TCPListener, error) {
+	return h.ListenOn(netip.AddrPortFrom(VIP, port))
+}
+
+// ListenOn is Listen with an address of choice.
+func (h *Host) ListenOn(at netip.AddrPort) (*net.TCPListener, error) {
 	var l net.Listener
 	err := h.Do(func() (err error) {
 		var c net.ListenConfig
 		c.SetMultipathTCP(false)
-		l, err = c.Listen(context.Background(), "tcp4", netip.AddrPortFrom(VIP, port).String())
+		l, err = c.Listen(context.Background(), "tcp", at.String())
 		return err
 	})
 	if err != nil {
@@ -241,19 +265,29 @@ func (h *Host) address(a, peer netip.Addr, vip bool) error {
 	if err != nil {
 		return err
 	}
-	on, bits := eth, 24
+	whole := a.BitLen()
+	subnet := whole - 8 // in both families
+	on, bits := eth, subnet
 	if vip {
-		bits = 32
+		bits = whole
 		if on, err = h.nl.LinkByName("lo"); err != nil {
 			return err
 		}
 	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, 32)}}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, whole)}}
+	if a.Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
 	if err := h.nl.AddrAdd(on, addr); err != nil {
 		return err
 	}
 	if vip {
-		r := &netlink.Route{LinkIndex: eth.Attrs().Index, Dst: prefix, Src: a.AsSlice()}
+		p, err := a.Prefix(subnet)
+		if err != nil {
+			return err
+		}
+		dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(subnet, whole)}
+		r := &netlink.Route{LinkIndex: eth.Attrs().Index, Dst: dst, Src: a.AsSlice()}
 		if err := h.nl.RouteAdd(r); err != nil {
 			return err
 		}

@@ -239,15 +239,26 @@ func (s *Switch) send(port int, frame []byte) {
 
 // parse finds the TCP segment in a frame, and cuts off what pads it.
 func parse(b []byte) (Segment, bool) {
-	const eth, ip, tcp = 14, 20, 20
-	if len(b) < eth+ip+tcp || b[12] != 8 || b[13] != 0 || b[eth] != 0x45 || b[eth+9] != unix.IPPROTO_TCP {
+	const eth, tcp = 14, 20
+	if len(b) < eth+20+tcp {
 		return Segment{}, false
 	}
-	total := int(binary.BigEndian.Uint16(b[eth+2:]))
+	var ip, total int
+	switch {
+	case b[12] == 8 && b[13] == 0 && b[eth] == 0x45 && b[eth+9] == unix.IPPROTO_TCP:
+		ip, total = 20, int(binary.BigEndian.Uint16(b[eth+2:]))
+	case b[12] == 0x86 && b[13] == 0xdd && b[eth+6] == unix.IPPROTO_TCP:
+		ip, total = 40, 40+int(binary.BigEndian.Uint16(b[eth+4:]))
+	default:
+		return Segment{}, false
+	}
+	if total < ip+tcp || total+eth > len(b) {
+		return Segment{}, false
+	}
 	h := b[eth+ip:]
 	g := Segment{Flags: h[13], Seq: binary.BigEndian.Uint32(h[4:]), Ack: binary.BigEndian.Uint32(h[8:])}
 	g.Payload = total - ip - int(h[12]>>4)*4
-	if total+eth > len(b) || g.Payload < 0 {
+	if g.Payload < 0 {
 		return Segment{}, false
 	}
 	g.Frame = b[:eth+total]

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nobody but a pair's own servers may send from its VIPs: this is for packets in
-// which no replica was recognised, by port, MAC and VIP together.
+// Nobody but a pair's own servers may send from its VIPs. Replicas runs first:
+// what it recognised by port, MAC and VIP together never comes here.
 
 control SourceFilter(inout headers_t hdr, inout metadata_t meta) {
     @id(ID_ACTION_GUARD) @name("guard")
     action guard() {
-        drop(meta, DROP_SPOOFED);
+        meta.drop_reason = DROP_SPOOFED;
     }
 
     @id(ID_TABLE_SOURCE_FILTER) @name("source_filter")
@@ -25,10 +25,12 @@ control SourceFilter(inout headers_t hdr, inout metadata_t meta) {
     }
 
     apply {
-        if (hdr.ipv4.isValid()) {
-            source_filter.apply();
-        } else {
-            source_filter6.apply();
+        if (meta.replica == 0) {
+            if (hdr.ipv4.isValid()) {
+                source_filter.apply();
+            } else if (hdr.ipv6.isValid()) {
+                source_filter6.apply();
+            }
         }
     }
 }

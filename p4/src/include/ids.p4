@@ -4,7 +4,7 @@
 // P4Info that p4c makes of them.
 //
 // P4Runtime 1.5, section 6.3.9: the top byte of an id names the kind of object
-// (0x01 action, 0x02 table, ...).
+// (0x01 action, 0x02 table, ...). p4c adds it; the values here are the low 24 bits.
 
 #ifndef UNDERSTUDY_IDS_P4
 #define UNDERSTUDY_IDS_P4
@@ -43,13 +43,11 @@
 #define ID_COUNTER_REPLICA        0x12000001
 #define ID_COUNTER_DROP           0x12000002
 #define ID_COUNTER_COPY           0x12000003
-#define ID_COUNTER_VIP            0x13000001
-#define ID_COUNTER_VIP6           0x13000002
 
 // ---- sizes ----
 #define SIZE_SERVICES   16384   // vip: one entry per (address, protocol, port)
 #define SIZE_REPLICAS    4096   // replica: one entry per (server, VIP)
-#define SIZE_PAIRS       1024   // active
+#define SIZE_PAIRS       1024   // active, shadow
 #define SIZE_VIPS       16384   // source filter, ARP and neighbour replies
 #define SIZE_ROUTES      4096
 #define SIZE_RIDS        4096   // replica_rewrite and the per-replica counters
@@ -57,7 +55,7 @@
 
 // ---- ports ----
 #define CPU_PORT   510          // packet-in and packet-out
-#define DROP_PORT  511          // v1model's mark_to_drop; no port of anything
+#define DROP_PORT  511          // v1model's mark_to_drop
 
 // ---- what became of a packet of a replica: replica_counter[rid * 4 + verdict] ----
 #define VERDICT_RELEASED    0   // sent on to the client
@@ -72,9 +70,7 @@
 #define DROP_SUPPRESSED     5   // from a replica that is not the active one
 #define DROP_NOT_IP         6   // an EtherType that is not routed
 #define DROP_NO_ACTIVE      7   // from a replica of a pair that has no active entry
-#define DROP_CHECKSUM       8   // wrong IPv4 header or neighbour solicitation checksum
-#define DROP_NEIGHBOUR      9   // ARP or a neighbour solicitation for an address not answered here
-#define DROP_FRAGMENT      10   // a fragment for neither a service that takes them nor a route
+#define DROP_CHECKSUM       8   // wrong IPv4 header checksum
 #define DROP_REASONS       16
 
 #endif
