@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/understudy-net/understudy/agent/application"
 	"github.com/understudy-net/understudy/agent/proxy"
@@ -50,8 +51,11 @@ type ServiceState struct {
 
 // Config of an Agent.
 type Config struct {
-	Server            string
-	Controller        string
+	Server     string
+	Controller string
+	// Credentials are for the session with the controller; nil means that neither side
+	// says who it is.
+	Credentials       credentials.TransportCredentials
 	ReplicationListen string
 	// Interface is the data interface, whose carrier is watched; "" for none.
 	Interface string

@@ -5,10 +5,13 @@ package agent
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
 )
@@ -37,8 +40,12 @@ const (
 
 // keepSession opens a session, and another one when it ends, until ctx ends.
 func (a *Agent) keepSession(ctx context.Context) error {
+	creds := a.cfg.Credentials
+	if creds == nil {
+		creds = insecure.NewCredentials()
+	}
 	cc, err := grpc.NewClient(a.cfg.Controller,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}),
 		// Windows of its own choice let gRPC measure the path, with a ping for nearly
 		// every message.
@@ -49,6 +56,7 @@ func (a *Agent) keepSession(ctx context.Context) error {
 	}
 	defer cc.Close()
 	wait := redialMin
+	refused := "" // why, the last time
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := a.runSession(ctx, agentv1.NewAgentControlClient(cc))
@@ -58,6 +66,10 @@ func (a *Agent) keepSession(ctx context.Context) error {
 		if time.Since(began) > redialMax {
 			wait = redialMin
 		}
+		if text := refusal(err); text != "" && text != refused {
+			a.log.Error("the controller refuses this agent", "controller", a.cfg.Controller, "reason", text)
+		}
+		refused = refusal(err)
 		a.log.Debug("session", "error", err, "again in", wait)
 		select {
 		case <-ctx.Done():
@@ -67,6 +79,21 @@ func (a *Agent) keepSession(ctx context.Context) error {
 		cc.ResetConnectBackoff()
 	}
 	return nil
+}
+
+// refusal is what the controller, or this side, says against a session that will not
+// be better the next time; else it is empty.
+func refusal(err error) string {
+	st := status.Convert(err)
+	switch st.Code() {
+	case codes.Unauthenticated, codes.PermissionDenied, codes.NotFound, codes.AlreadyExists, codes.InvalidArgument:
+		return st.Message()
+	case codes.Unavailable:
+		if strings.Contains(st.Message(), "authentication handshake failed") {
+			return st.Message()
+		}
+	}
+	return ""
 }
 
 func (a *Agent) runSession(ctx context.Context, client agentv1.AgentControlClient) error {

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/understudy-net/understudy/controller/admin"
 	"github.com/understudy-net/understudy/controller/bgp"
@@ -33,6 +34,7 @@ import (
 	"github.com/understudy-net/understudy/controller/health"
 	"github.com/understudy-net/understudy/controller/p4rt"
 	"github.com/understudy-net/understudy/internal/heartbeat"
+	"github.com/understudy-net/understudy/internal/pki"
 )
 
 // Options are what a Controller is made of. Pipeline is required, and either Desired
@@ -62,6 +64,7 @@ type Controller struct {
 	session *p4rt.Session
 	agents  net.Listener
 	admin   net.Listener
+	audit   *admin.Audit
 	speaker *bgp.Speaker // nil without BGP
 	tasks   []task
 }
@@ -110,10 +113,29 @@ func New(opts Options) (_ *Controller, err error) {
 		}
 	}
 
+	var source *pki.Source
+	agentCreds := insecure.NewCredentials()
+	if cfg.TLS != nil {
+		if source, err = pki.Open(pki.Files(*cfg.TLS), opts.Logger); err != nil {
+			return nil, fmt.Errorf("tls: %w", err)
+		}
+		agentCreds = pki.ServerCredentials(source)
+	}
+	adminCreds, err := admin.Credentials(c.admin, source, cfg.Listen.Insecure)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Listen.Insecure {
+		opts.Logger.Warn("whoever reaches the listeners is let in: listen.insecure is true", "agents", c.agents.Addr(), "admin", c.admin.Addr())
+	}
+	if c.audit, err = admin.OpenAudit(cfg.AuditLog, opts.Logger); err != nil {
+		return nil, err
+	}
+
 	l := newLoop(cfg, opts.Logger, secret, history)
 	c.loop = l
-	agents := health.NewAgentServer(l, opts.Logger)
-	adminServer := admin.New(l, opts.Desired)
+	agents := health.NewAgentServer(l, agentCreds, opts.Logger)
+	adminServer := admin.New(admin.Options{Backend: l, Desired: opts.Desired, Credentials: adminCreds, Audit: c.audit})
 
 	beats := health.NewHeartbeats(cfg.Heartbeat.Port, places(cfg), l.heartbeat)
 	ready := opts.Ready
@@ -179,6 +201,7 @@ func (c *Controller) close() {
 			l.Close()
 		}
 	}
+	c.audit.Close()
 }
 
 // AgentAddr is where agents reach it.

@@ -59,7 +59,7 @@ func testConfig(t testing.TB, switchAddress string) *config.Config {
 func testText(t testing.TB, switchAddress string) string {
 	return fmt.Sprintf(`
 switch: {name: s1, address: "%s", device_id: 1}
-listen: {agents: "127.0.0.1:0", admin: "127.0.0.1:0"}
+listen: {agents: "127.0.0.1:0", admin: "127.0.0.1:0", insecure: true}
 state_dir: %s
 # Slow enough for a machine that has other things to do.
 heartbeat: {interval: 50ms, missed: 6}

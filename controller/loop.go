@@ -438,10 +438,15 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 	if !ok {
 		return status.Errorf(codes.InvalidArgument, "role %v is not known", h.GetRole())
 	}
+	var refused error
 	l.post(input{do: func() {
 		i := at.replica - 1
-		at.pair.assigned[i] = nil
 		old := at.pair.sessions[i]
+		if refused = twin(old, s, h, l.tables.Load().cfg.Heartbeat); refused != nil {
+			return
+		}
+		s.Instance = h.GetInstance()
+		at.pair.assigned[i] = nil
 		at.pair.sessions[i] = s
 		at.pair.replication[i] = h.GetReplicationAddress()
 		l.log.Info("agent attached", "server", h.GetServer(), "remote", s.Remote, "version", h.GetVersion(),
@@ -453,8 +458,22 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 			Reason: short(h.GetHealth().GetReason()),
 		})
 	}})
-	return nil
+	return refused
 }
+
+// twin is an error if another process speaks for the server, and has been heard while
+// heartbeats were due: two agents would play one part.
+func twin(old, s *health.Session, h *agentv1.Hello, beat config.Heartbeat) error {
+	patience := max(2*time.Duration(beat.Missed)*beat.Interval, leastPatience)
+	if old == nil || old.Instance == h.GetInstance() || time.Since(old.Heard()) > patience {
+		return nil
+	}
+	return status.Errorf(codes.AlreadyExists, "an agent at %s speaks for server %q already, and %s is another one; stop one of them, or correct its name",
+		old.Remote, h.GetServer(), s.Remote)
+}
+
+// leastPatience is how long an agent that is gone may be taken for one that is there.
+const leastPatience = 100 * time.Millisecond
 
 // epochSlack is how far an agent may be ahead of the pair's epoch.
 const epochSlack = 1 << 10

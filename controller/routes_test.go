@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,14 +19,29 @@ import (
 
 // fakeSpeaker keeps what it was told last.
 type fakeSpeaker struct {
+	mu   sync.Mutex
 	told int
 	last []bgp.Route
 }
 
 func (f *fakeSpeaker) SetRoutes(r []bgp.Route) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.told++
 	f.last = r
 	return nil
+}
+
+func (f *fakeSpeaker) times() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.told
+}
+
+func (f *fakeSpeaker) routes() []bgp.Route {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
 }
 
 func TestRoutesFollowThePairs(t *testing.T) {
@@ -58,21 +74,21 @@ func TestRoutesFollowThePairs(t *testing.T) {
 			t.Helper()
 			r.changed(pairs[pair], failover.Status{State: state, Active: active})
 			synctest.Wait()
-			if got := fmt.Sprint(speaker.last); got != want {
+			if got := fmt.Sprint(speaker.routes()); got != want {
 				t.Errorf("pair %d %v: announced %s, want %s", pair, state, got, want)
 			}
 		}
 		step(0, failover.Recovering, 1, "[]")
 		step(0, failover.Duplex, 1, "[]")
-		if speaker.told != 0 {
+		if speaker.times() != 0 {
 			t.Error("peers were told of a table of which a part is not known yet")
 		}
 		step(1, failover.Down, 0, "[198.51.100.10/32 via 192.0.2.1]")
 		step(1, failover.Simplex, 1, "[198.51.100.10/32 via 192.0.2.1 198.51.100.11/32 via 192.0.2.1]")
 		step(0, failover.FailingOver, 2, "[198.51.100.10/32 via 192.0.2.2 198.51.100.11/32 via 192.0.2.1]")
-		told := speaker.told
+		told := speaker.times()
 		step(0, failover.FailingOver, 2, "[198.51.100.10/32 via 192.0.2.2 198.51.100.11/32 via 192.0.2.1]")
-		if speaker.told != told {
+		if speaker.times() != told {
 			t.Error("told again, and nothing has changed")
 		}
 		// The switch restarts: who serves is not known for a moment, and nothing is
@@ -87,12 +103,12 @@ func TestRoutesFollowThePairs(t *testing.T) {
 			r.changed(pairs[1], failover.Status{State: failover.Simplex, Active: 1})
 			synctest.Wait()
 		}
-		if len(speaker.last) != 0 {
-			t.Errorf("after four flaps at once %v is announced", speaker.last)
+		if len(speaker.routes()) != 0 {
+			t.Errorf("after four flaps at once %v is announced", speaker.routes())
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if got := fmt.Sprint(speaker.last); got != "[198.51.100.11/32 via 192.0.2.1]" {
+		if got := fmt.Sprint(speaker.routes()); got != "[198.51.100.11/32 via 192.0.2.1]" {
 			t.Errorf("a minute later %s is announced", got)
 		}
 		// A service that is no longer in the configuration is withdrawn; a pair that is
@@ -102,17 +118,17 @@ func TestRoutesFollowThePairs(t *testing.T) {
 		next.Pairs = append(cfg.Pairs[:2:2], config.Pair{ID: 3, Name: "new", Servers: []config.Server{{Name: "e"}}})
 		r.changed(pairs[0], failover.Status{State: failover.Duplex, Active: 1})
 		synctest.Wait()
-		if got := fmt.Sprint(speaker.last); got != "[198.51.100.10/32 via 192.0.2.1 198.51.100.11/32 via 192.0.2.1]" {
+		if got := fmt.Sprint(speaker.routes()); got != "[198.51.100.10/32 via 192.0.2.1 198.51.100.11/32 via 192.0.2.1]" {
 			t.Errorf("before another configuration %s is announced", got)
 		}
 		r.configure(&next)
 		synctest.Wait()
-		if got := fmt.Sprint(speaker.last); got != "[198.51.100.11/32 via 192.0.2.1]" {
+		if got := fmt.Sprint(speaker.routes()); got != "[198.51.100.11/32 via 192.0.2.1]" {
 			t.Errorf("with another configuration %s is announced", got)
 		}
 		r.changed(next.Pairs[2], failover.Status{State: failover.Duplex, Active: 1})
 		synctest.Wait()
-		if got := fmt.Sprint(speaker.last); got != "[198.51.100.11/32 via 192.0.2.1 198.51.100.12/32 via 192.0.2.1]" {
+		if got := fmt.Sprint(speaker.routes()); got != "[198.51.100.11/32 via 192.0.2.1 198.51.100.12/32 via 192.0.2.1]" {
 			t.Errorf("once the new pair is known %s is announced", got)
 		}
 		cancel()

@@ -14,6 +14,8 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/understudy-net/understudy/internal/pki"
 )
 
 // Features of the kernel side that a test can switch off.
@@ -33,6 +35,11 @@ type Config struct {
 	// ReplicationListen is where the other server's agent reaches this one,
 	// "address:port"; also announced to it.
 	ReplicationListen string `yaml:"replication_listen"`
+	// TLS is how the session with the controller is secured: the certificate must be
+	// that of this server (docs/security.md).
+	TLS *pki.Files `yaml:"tls"`
+	// Insecure is the other choice: nobody says who he is.
+	Insecure bool `yaml:"insecure"`
 	// Disable names features that are left off, to see what they are for.
 	Disable []string `yaml:"disable"`
 }
@@ -83,6 +90,17 @@ func Parse(b []byte) (*Config, error) {
 		} else if a.Addr().IsUnspecified() {
 			faults = append(faults, fmt.Errorf("replication_listen: %q must be an address that the other server can reach", c.ReplicationListen))
 		}
+	}
+	switch {
+	case c.TLS != nil && c.Insecure:
+		faults = append(faults, errors.New("tls stands beside insecure, which does without; remove one of them"))
+	case c.TLS != nil:
+		need(c.TLS.Cert, "tls.cert", "this server's certificate, made by understudy certs issue server")
+		need(c.TLS.Key, "tls.key", "the key to its certificate")
+		need(c.TLS.CA, "tls.ca", "the certificates of the authorities that it trusts")
+	case !c.Insecure:
+		faults = append(faults, errors.New("tls is missing: {cert: FILE, key: FILE, ca: FILE} (see understudy certs); "+
+			"or write \"insecure: true\", if nobody else can reach the controller or pass for it"))
 	}
 	for _, f := range c.Disable {
 		if !slices.Contains(Features, f) {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/understudy-net/understudy/internal/pki"
 )
 
 const good = `server: server1
@@ -16,6 +18,7 @@ controller: 172.31.255.1:9400
 interface: eth0
 pin_dir: /sys/fs/bpf/understudy
 replication_listen: 10.0.1.2:9402
+tls: {cert: a.crt, key: a.key, ca: ca.crt}
 `
 
 func TestParse(t *testing.T) {
@@ -26,6 +29,7 @@ func TestParse(t *testing.T) {
 	want := &Config{
 		Server: "server1", Controller: "172.31.255.1:9400", Interface: "eth0",
 		PinDir: "/sys/fs/bpf/understudy", ReplicationListen: "10.0.1.2:9402", Disable: []string{"gate"},
+		TLS: &pki.Files{Cert: "a.crt", Key: "a.key", CA: "ca.crt"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -41,6 +45,9 @@ func TestParseFaults(t *testing.T) {
 		"all of the missing": {"server: x\n", "controller is missing"},
 		"no address":         {strings.Replace(good, "10.0.1.2:9402", "somewhere", 1), `"somewhere" is not address:port`},
 		"unspecified":        {strings.Replace(good, "10.0.1.2", "0.0.0.0", 1), "that the other server can reach"},
+		"no tls":             {strings.Replace(good, "tls:", "#", 1), "tls is missing"},
+		"half of tls":        {strings.Replace(good, ", ca: ca.crt", "", 1), "tls.ca is missing"},
+		"tls and not":        {good + "insecure: true\n", "remove one of them"},
 		"feature":            {good + "disable: [everything]\n", `"everything" is none of`},
 	} {
 		t.Run(name, func(t *testing.T) {

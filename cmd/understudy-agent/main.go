@@ -14,12 +14,14 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/understudy-net/understudy/agent"
 	"github.com/understudy-net/understudy/agent/bpf"
 	"github.com/understudy-net/understudy/agent/config"
 	"github.com/understudy-net/understudy/agent/conn"
 	"github.com/understudy-net/understudy/internal/latency"
+	"github.com/understudy-net/understudy/internal/pki"
 	"github.com/understudy-net/understudy/internal/version"
 )
 
@@ -46,7 +48,11 @@ The configuration is a YAML file:
   controller: 172.31.255.1:9400        # where the controller listens for agents
   interface: eth0                      # towards the switch
   pin_dir: /sys/fs/bpf/understudy      # where the eBPF programs outlive this process
-  replication_listen: 10.0.1.2:9402    # where the other server's agent reaches this one`,
+  replication_listen: 10.0.1.2:9402    # where the other server's agent reaches this one
+  tls:                                 # who it is; made by "understudy certs issue server server1"
+    cert: /etc/understudy/tls/server1.crt
+    key: /etc/understudy/tls/server1.key
+    ca: /etc/understudy/tls/ca.crt`,
 		Args:          cobra.NoArgs,
 		Version:       version.String(),
 		SilenceUsage:  true,
@@ -84,6 +90,16 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	var creds credentials.TransportCredentials
+	if cfg.TLS != nil {
+		source, err := pki.Open(*cfg.TLS, log)
+		if err != nil {
+			return fmt.Errorf("%s: tls: %w", file, err)
+		}
+		creds = pki.ClientCredentials(source, pki.Controller)
+	} else {
+		log.Warn("the session with the controller is not secured: insecure is true")
+	}
 	if err := bpf.Probe(); err != nil {
 		return fmt.Errorf("this kernel cannot do it: %w", err)
 	}
@@ -119,7 +135,7 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 		log.Warn("a feature is off: connections will break", "feature", f)
 	}
 	return agent.New(agent.Config{
-		Server: cfg.Server, Controller: cfg.Controller, ReplicationListen: cfg.ReplicationListen,
+		Server: cfg.Server, Controller: cfg.Controller, Credentials: creds, ReplicationListen: cfg.ReplicationListen,
 		Interface: cfg.Interface, Version: version.String(), Log: log,
 		Kernel: &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
 	}).Run(ctx)

@@ -18,7 +18,7 @@ import (
 )
 
 const valid = `switch: {name: s1, address: "SWITCH", device_id: 1}
-listen: {agents: "127.0.0.1:0", admin: "unix:STATE/admin.sock"}
+listen: {agents: "127.0.0.1:0", admin: "unix:STATE/admin.sock", insecure: true}
 state_dir: STATE
 gateways:
   - {address: 10.0.1.1, mac: "02:00:00:00:01:01"}

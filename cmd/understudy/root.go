@@ -11,13 +11,6 @@ import (
 	"github.com/understudy-net/understudy/internal/version"
 )
 
-// Where the controller is looked for, in this order.
-const (
-	addressVariable = "UNDERSTUDY_CONTROLLER"
-	labSocket       = "/run/understudy/lab/controller.sock"
-	localController = "localhost:9403"
-)
-
 // newRoot returns the whole command.
 func newRoot(getenv func(string) string) *cobra.Command {
 	root := &cobra.Command{
@@ -34,16 +27,13 @@ runs a laboratory of network namespaces on this host.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
-	c := &controller{}
-	root.PersistentFlags().StringVar(&c.address, "address", defaultAddress(getenv, exists),
-		`the controller's admin API, "host:port" or "unix:PATH"; by default
-$`+addressVariable+`, else the lab's if there is one, else
-`+localController)
-	root.PersistentFlags().Lookup("address").DefValue = "" // it is said already
+	c := &controller{getenv: getenv, exists: exists}
+	c.given.flags(root.PersistentFlags())
+	c.addressGiven = func() bool { return root.PersistentFlags().Changed("address") }
 	root.AddCommand(
 		newPairs(c), newServices(c), newSwitchOver(c), newFailovers(c), newWatch(c),
 		newConfig(c), newApply(c), newConfirm(c), newRollBack(c),
-		newLab(), newVersion(),
+		newCerts(), newLab(), newVersion(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
 	sayUsage(root)
@@ -68,17 +58,6 @@ func sayUsage(cmd *cobra.Command) {
 	for _, c := range cmd.Commands() {
 		sayUsage(c)
 	}
-}
-
-// defaultAddress says which controller is meant if none is named.
-func defaultAddress(getenv func(string) string, exists func(string) bool) string {
-	if a := getenv(addressVariable); a != "" {
-		return a
-	}
-	if exists(labSocket) {
-		return "unix:" + labSocket
-	}
-	return localController
 }
 
 func exists(path string) bool {

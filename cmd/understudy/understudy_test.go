@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,6 @@ import (
 
 	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
 	"github.com/understudy-net/understudy/internal/version"
-	"github.com/understudy-net/understudy/topologies/lab"
 )
 
 func TestMain(m *testing.M) {
@@ -100,25 +100,6 @@ func TestEveryCommandHelps(t *testing.T) {
 	}
 }
 
-func TestDefaultAddress(t *testing.T) {
-	yes, no := func(string) bool { return true }, func(string) bool { return false }
-	env := func(k string) string { return map[string]string{addressVariable: "unix:/run/x.sock"}[k] }
-	for _, tc := range []struct {
-		env    func(string) string
-		exists func(string) bool
-		want   string
-	}{
-		{env, yes, "unix:/run/x.sock"}, {noEnv, yes, "unix:/run/understudy/lab/controller.sock"}, {noEnv, no, "localhost:9403"},
-	} {
-		if got := defaultAddress(tc.env, tc.exists); got != tc.want {
-			t.Errorf("got %s, want %s", got, tc.want)
-		}
-	}
-	if labSocket != lab.Socket {
-		t.Errorf("the lab's socket is %s", lab.Socket)
-	}
-}
-
 // fakeAdmin answers as a controller would, in the middle of things.
 type fakeAdmin struct {
 	adminv1.UnimplementedAdminServer
@@ -173,7 +154,8 @@ func (fakeAdmin) WatchEvents(_ *adminv1.WatchEventsRequest, s grpc.ServerStreami
 
 func startAdmin(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address := filepath.Join(t.TempDir(), "admin.sock")
+	ln, err := net.Listen("unix", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +163,7 @@ func startAdmin(t *testing.T) string {
 	adminv1.RegisterAdminServer(srv, fakeAdmin{})
 	go srv.Serve(ln)
 	t.Cleanup(srv.Stop)
-	return ln.Addr().String()
+	return "unix:" + address
 }
 
 func run(t *testing.T, args ...string) (string, error) {
@@ -263,7 +245,7 @@ func TestNobodyAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln.Close()
-	if _, err := run(t, "pairs", "--address", ln.Addr().String()); err == nil || !strings.Contains(err.Error(), "does not answer") {
+	if _, err := run(t, "pairs", "--insecure", "--address", ln.Addr().String()); err == nil || !strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -285,6 +267,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{[]string{"pairs", "--address", "unix:"}, "host:port or unix:PATH"},
 		{[]string{"pairs", "--address", "127.0.0.1"}, "host:port or unix:PATH"},
 		{[]string{"pairs", "--address", "host:1\nb"}, "host:port or unix:PATH"},
+		{[]string{"pairs", "--address", "host:1"}, "asks who you are; give --cert, --key and --ca"},
+		{[]string{"pairs", "--address", "host:1", "--cert", "/none", "--key", "/none", "--ca", "/none"}, "no such file or directory; see understudy certs"},
 		{[]string{"pairs", "--address", "unix:/nonexistent/socket"}, "no such file or directory; start it, or name another one"},
 	} {
 		out, err := run(t, tc.args...)

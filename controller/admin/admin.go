@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package admin serves the Admin API, with gRPC health and reflection beside it.
-// It holds no state of its own: every request goes to its Backend.
+// It holds no state of its own: every request goes to its Backend, once it is known who
+// makes it, and that they may (docs/security.md).
 package admin
 
 import (
@@ -17,6 +18,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
@@ -51,15 +53,33 @@ type Server struct {
 
 	backend Backend
 	desired *desired.Desired // nil: the configuration never changes
+	audit   *Audit
 	grpc    *grpc.Server
 	health  *health.Server
 }
 
+// Options are what a Server is made of. Backend and Credentials are required.
+type Options struct {
+	Backend Backend
+	// Desired is nil where the configuration never changes: requests about it are
+	// UNIMPLEMENTED then.
+	Desired *desired.Desired
+	// Credentials say who calls: see Credentials.
+	Credentials credentials.TransportCredentials
+	// Audit may be nil.
+	Audit *Audit
+}
+
+// handshakeTimeout is how long a connection may take to say who it is.
+const handshakeTimeout = 10 * time.Second
+
 // New returns a Server that has not begun to serve. Its health is NOT_SERVING
-// until SetServing. Without a Desired, requests about the configuration are
-// UNIMPLEMENTED.
-func New(backend Backend, d *desired.Desired) *Server {
-	s := &Server{backend: backend, desired: d, health: health.NewServer(), grpc: grpc.NewServer(grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(maxMessage))}
+// until SetServing.
+func New(o Options) *Server {
+	s := &Server{backend: o.Backend, desired: o.Desired, audit: o.Audit, health: health.NewServer()}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(watched{o.Credentials, o.Audit}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
+		grpc.ConnectionTimeout(handshakeTimeout), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(maxMessage))
 	adminv1.RegisterAdminServer(s.grpc, s)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -139,9 +159,9 @@ func statusOf(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrNotFound):
-		return status.Error(codes.NotFound, err.Error())
+		return withInfo(codes.NotFound, reasonNotFound, err.Error())
 	case errors.Is(err, ErrRefused):
-		return status.Error(codes.FailedPrecondition, err.Error())
+		return withInfo(codes.FailedPrecondition, reasonRefused, err.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return status.FromContextError(err).Err()
 	}

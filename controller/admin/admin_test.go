@@ -52,7 +52,11 @@ func serve(t *testing.T, b *backend) (*Server, *grpc.ClientConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(b, nil)
+	creds, err := Credentials(l, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Backend: b, Credentials: creds})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()

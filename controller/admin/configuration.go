@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -24,11 +23,7 @@ func (s *Server) configuration(ctx context.Context) (*desired.Desired, string, e
 	if s.desired == nil {
 		return nil, "", status.Error(codes.Unimplemented, "this controller's configuration does not change; start it with a file")
 	}
-	by := "admin"
-	if p, ok := peer.FromContext(ctx); ok && p.Addr.String() != "" && p.Addr.String() != "@" {
-		by += " from " + p.Addr.String()
-	}
-	return s.desired, by, nil
+	return s.desired, callerIn(ctx).String(), nil
 }
 
 // configError gives an error about the configuration its code and its details.

@@ -41,11 +41,15 @@ func configured(t testing.TB) adminv1.AdminClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(&backend{}, d)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	creds, err := Credentials(l, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Backend: &backend{}, Desired: d, Credentials: creds})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
@@ -91,7 +95,7 @@ func TestApplyConfiguration(t *testing.T) {
 	_, err = client.ConfirmConfiguration(ctx, &adminv1.ConfirmConfigurationRequest{Version: now.GetVersion()})
 	code("confirm the wrong one", err, codes.Aborted)
 	st, err := client.ConfirmConfiguration(ctx, &adminv1.ConfirmConfigurationRequest{})
-	if err != nil || st.GetConfirmUntil() != nil || st.GetVersion() != plan.GetToVersion() || !strings.HasPrefix(st.GetBy(), "admin from 127.0.0.1:") {
+	if err != nil || st.GetConfirmUntil() != nil || st.GetVersion() != plan.GetToVersion() || !strings.HasPrefix(st.GetBy(), "anyone from 127.0.0.1:") {
 		t.Errorf("configuration %v, %v", st, err)
 	}
 	_, err = client.RollBackConfiguration(ctx, &adminv1.RollBackConfigurationRequest{})

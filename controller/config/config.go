@@ -37,8 +37,12 @@ import (
 
 // Config is a whole configuration that has passed every check.
 type Config struct {
-	Switch    Switch    `apply:"restart"`
-	Listen    Listen    `apply:"restart"`
+	Switch Switch `apply:"restart"`
+	Listen Listen `apply:"restart"`
+	// TLS is nil where nobody has to say who he is.
+	TLS *TLS `apply:"restart"`
+	// AuditLog is the file that changes through the Admin API are kept in.
+	AuditLog  string    `apply:"restart"`
 	StateDir  string    `apply:"restart"`
 	Heartbeat Heartbeat `apply:"restart"`
 	Gateways  []Gateway
@@ -65,6 +69,15 @@ type Listen struct {
 	Agents string
 	// Admin is host:port, or unix:PATH.
 	Admin string
+	// Insecure has whoever reaches a TCP listener be taken for an operator, or for the
+	// server that he says he is.
+	Insecure bool
+}
+
+// TLS names the files that the controller shows who it is by, and knows others by. They
+// are read again when they change.
+type TLS struct {
+	Cert, Key, CA string
 }
 
 // Heartbeat says how servers show that they live.

@@ -28,6 +28,8 @@ func TestFull(t *testing.T) {
 	want := &Config{
 		Switch:    Switch{Name: "s1", Address: "127.0.0.1:9559", DeviceID: 1},
 		Listen:    Listen{Agents: "172.31.255.1:9400", Admin: "unix:/run/understudy/controller.sock"},
+		TLS:       &TLS{"/etc/understudy/tls/controller.crt", "/etc/understudy/tls/controller.key", "/etc/understudy/tls/ca.crt"},
+		AuditLog:  "/var/lib/understudy/audit.jsonl",
 		StateDir:  "/var/lib/understudy",
 		Heartbeat: Heartbeat{Interval: 10 * time.Millisecond, Missed: 3, Port: 9401},
 		Gateways:  []Gateway{gw1, gw2, {addr("2001:db8:1::1"), MAC{2, 0, 0, 0, 1, 1}}},
@@ -80,7 +82,7 @@ func ptr(n uint32) *uint32 { return &n }
 
 // The smallest one that is valid.
 const small = `switch: {name: s1, address: "127.0.0.1:9559", device_id: 0}
-listen: {agents: ":9400", admin: "127.0.0.1:9402"}
+listen: {agents: ":9400", admin: "127.0.0.1:9402", insecure: true}
 gateways:
   - {address: 10.0.1.1, mac: "02:00:00:00:01:01"}
 pairs:
@@ -99,6 +101,9 @@ func TestDefaults(t *testing.T) {
 	}
 	if got.StateDir != DefaultStateDir {
 		t.Errorf("state_dir %q", got.StateDir)
+	}
+	if got.AuditLog != DefaultStateDir+"/audit.jsonl" || got.TLS != nil || !got.Listen.Insecure {
+		t.Errorf("audit_log %q, tls %v, listen %+v", got.AuditLog, got.TLS, got.Listen)
 	}
 	if diff := cmp.Diff(Heartbeat{10 * time.Millisecond, 3, 9401}, got.Heartbeat); diff != "" {
 		t.Errorf("heartbeat (-want +got):\n%s", diff)

@@ -47,7 +47,9 @@ type section struct {
 var sections = []section{
 	{"switch", `switch: {name: s1, address: "127.0.0.1:9559", device_id: 1}`, (*reader).theSwitch},
 	{"listen", `listen: {agents: "172.31.255.1:9400", admin: "unix:/run/understudy/controller.sock"}`, (*reader).listen},
+	{"tls", "", (*reader).tls},
 	{"state_dir", "", (*reader).stateDir},
+	{"audit_log", "", (*reader).auditLog},
 	{"heartbeat", "", (*reader).heartbeat},
 	{"gateways", `gateways: [{address: 10.0.1.1, mac: "02:00:00:00:01:01"}]`, (*reader).gateways},
 	{"vip_mac", "", (*reader).vipMAC},
@@ -101,9 +103,39 @@ func (r *reader) listen(m mapping, c *Config) {
 	if n == nil {
 		return
 	}
-	l := r.mapping(n, "listen", "agents", "admin")
+	l := r.mapping(n, "listen", "agents", "admin", "insecure")
 	c.Listen.Agents = l.hostPort("agents", "\"172.31.255.1:9400\"", true, true)
 	c.Listen.Admin = l.listenAddress("admin")
+	c.Listen.Insecure = l.boolean("insecure", false)
+	refused := l.keys["insecure"] == nil || l.keys["insecure"].Value == "false"
+	if m.keys["tls"] == nil && !m.spoilt["tls"] && !l.spoilt[""] && refused {
+		r.fault(n.Line, "whoever reaches listen.agents could pass for a server: there is no tls",
+			"add \"tls: {cert: ..., key: ..., ca: ...}\" (see understudy certs), or \"insecure: true\" to listen, if nobody else can reach it")
+	}
+}
+
+func (r *reader) tls(m mapping, c *Config) {
+	n := m.keys["tls"]
+	t := r.mapping(n, "tls", "cert", "key", "ca")
+	if n == nil {
+		return
+	}
+	c.TLS = &TLS{
+		Cert: t.filePath("cert", true, "/etc/understudy/tls/controller.crt"),
+		Key:  t.filePath("key", true, "/etc/understudy/tls/controller.key"),
+		CA:   t.filePath("ca", true, "/etc/understudy/tls/ca.crt"),
+	}
+	if c.Listen.Insecure {
+		r.fault(n.Line, "tls stands beside listen.insecure, which does without", "remove one of them")
+	}
+}
+
+func (r *reader) auditLog(m mapping, c *Config) {
+	def := filepath.Join(c.StateDir, "audit.jsonl")
+	m.describe("audit_log", field{Default: filepath.Join(DefaultStateDir, "audit.jsonl")})
+	if c.AuditLog = m.filePath("audit_log", false, def); c.AuditLog == "" {
+		c.AuditLog = def
+	}
 }
 
 func (r *reader) stateDir(m mapping, c *Config) {

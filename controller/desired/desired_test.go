@@ -24,7 +24,7 @@ import (
 )
 
 const small = `switch: {name: s1, address: "127.0.0.1:9559", device_id: 0}
-listen: {agents: ":9400", admin: "127.0.0.1:9402"}
+listen: {agents: ":9400", admin: "127.0.0.1:9402", insecure: true}
 gateways:
   - {address: 10.0.1.1, mac: "02:00:00:00:01:01"}
 pairs:

@@ -19,11 +19,13 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
+	"github.com/understudy-net/understudy/internal/pki"
 )
 
 // End is how a session ended.
@@ -58,8 +60,12 @@ type Session struct {
 	Server string
 	// Remote is the agent's address.
 	Remote string
+	// Instance is that of the agent's process; set by the handler in Attached.
+	Instance uint64
 
 	out chan *agentv1.Assignment
+	// heard is when something last came, in nanoseconds since 1970.
+	heard atomic.Int64
 
 	mu   sync.Mutex
 	sent []sent // assignments that were not answered yet
@@ -70,6 +76,9 @@ type sent struct {
 	role     agentv1.Role
 	released bool
 }
+
+// Heard is when the agent last said something.
+func (s *Session) Heard() time.Time { return time.Unix(0, s.heard.Load()) }
 
 // queued is how many assignments may wait to be sent. An agent that does not
 // read them loses the oldest ones: each is the whole of what it shall be.
@@ -133,13 +142,20 @@ type AgentServer struct {
 // window is how many bytes an agent may send before they are read.
 const window = 1 << 16
 
-// NewAgentServer returns a server that has not begun to serve. log may be nil.
-func NewAgentServer(handler Handler, log *slog.Logger) *AgentServer {
+// handshakeTimeout is how long a connection may take to say who it is.
+const handshakeTimeout = 5 * time.Second
+
+// NewAgentServer returns a server that has not begun to serve. creds say who calls:
+// with those of package pki an agent must have the certificate of the server that it
+// says it is; with others nobody is asked. log may be nil.
+func NewAgentServer(handler Handler, creds credentials.TransportCredentials, log *slog.Logger) *AgentServer {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &AgentServer{handler: handler, log: log, helloTimeout: 5 * time.Second}
 	s.grpc = grpc.NewServer(
+		grpc.Creds(creds),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.WaitForHandlers(true),
 		// An agent has one session. What it may send before it is read is fixed: else
 		// gRPC measures the path, with a ping for nearly every sign of life.
@@ -185,7 +201,12 @@ func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 		return err
 	}
 	session.Server = hello.GetServer()
-	if err := s.handler.Attached(session, hello); err != nil {
+	session.heard.Store(time.Now().UnixNano())
+	err = entitled(ctx, session.Server)
+	if err == nil {
+		err = s.handler.Attached(session, hello)
+	}
+	if err != nil {
 		s.log.Warn("agent refused", "server", session.Server, "remote", session.Remote, "error", err)
 		return err
 	}
@@ -206,6 +227,7 @@ func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 		order.Lock()
 		defer order.Unlock()
 		if !detached {
+			session.heard.Store(time.Now().UnixNano())
 			s.handler.Message(session, m)
 		}
 	}
@@ -238,6 +260,27 @@ func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 		}
 		message(m)
 	}
+}
+
+// entitled is an error unless the caller's certificate, where there are certificates,
+// is that of the server.
+func entitled(ctx context.Context, server string) error {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return status.Error(codes.Unauthenticated, "the connection does not say who calls")
+	}
+	info, ok := p.AuthInfo.(pki.Peer)
+	if !ok {
+		return nil // the configuration says that nobody is asked
+	}
+	id, err := info.Identity(time.Now())
+	if err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	if want := (pki.Identity{Kind: pki.Server, Name: server}); id != want {
+		return status.Errorf(codes.PermissionDenied, "the certificate is that of %s, not of %s; use that server's, or correct the agent's name", id, want)
+	}
+	return nil
 }
 
 // hello waits for the first message.

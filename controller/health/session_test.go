@@ -84,7 +84,7 @@ func serve(t *testing.T, wrap func(net.Listener) net.Listener, adjust ...func(*A
 	if wrap != nil {
 		l = wrap(l)
 	}
-	server := NewAgentServer(s, nil)
+	server := NewAgentServer(s, insecure.NewCredentials(), nil)
 	for _, f := range adjust {
 		f(server)
 	}

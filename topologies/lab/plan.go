@@ -183,6 +183,8 @@ type (
 	listenEntry struct {
 		Agents string `yaml:"agents"`
 		Admin  string `yaml:"admin"`
+		// The network of controller and agents is the lab's own.
+		Insecure bool `yaml:"insecure"`
 	}
 	heartbeatEntry struct {
 		Interval time.Duration `yaml:"interval"`
@@ -223,6 +225,7 @@ type (
 		Interface         string   `yaml:"interface"`
 		PinDir            string   `yaml:"pin_dir"`
 		ReplicationListen string   `yaml:"replication_listen"`
+		Insecure          bool     `yaml:"insecure"`
 		Disable           []string `yaml:"disable,omitempty,flow"`
 	}
 )
@@ -237,7 +240,7 @@ func controllerConfig(t *topologies.Topology, p paths) controllerFile {
 	sw := t.OfKind(topologies.Switch)[0]
 	f := controllerFile{
 		Switch:    switchEntry{Name: "s1", Address: sw.Switch.GRPC, DeviceID: sw.Switch.DeviceID},
-		Listen:    listenEntry{Agents: agentsAddress(t), Admin: "unix:" + p.socket()},
+		Listen:    listenEntry{Agents: agentsAddress(t), Admin: "unix:" + p.socket(), Insecure: true},
 		StateDir:  p.controller(),
 		Heartbeat: heartbeatEntry(t.Heartbeat),
 	}
@@ -273,6 +276,7 @@ func agentConfig(t *topologies.Topology, n *topologies.Node, p paths) agentFile 
 		Interface:         dataInterface,
 		PinDir:            p.pins(n.Name),
 		ReplicationListen: netip.AddrPortFrom(n.Address.Addr(), t.Ports.Replication).String(),
+		Insecure:          true,
 		Disable:           t.Agent.Disable,
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 const wantController = `switch: {name: s1, address: '127.0.0.1:9559', device_id: 1}
-listen: {agents: '172.31.255.1:9400', admin: 'unix:/run/test/controller.sock'}
+listen: {agents: '172.31.255.1:9400', admin: 'unix:/run/test/controller.sock', insecure: true}
 state_dir: /run/test/controller
 heartbeat: {interval: 10ms, missed: 4, port: 9401}
 gateways:
@@ -60,6 +60,7 @@ controller: 172.31.255.1:9400
 interface: eth0
 pin_dir: /run/test/bpf/server2
 replication_listen: 10.0.2.2:9402
+insecure: true
 `
 
 func TestPlan(t *testing.T) {
