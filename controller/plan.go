@@ -47,10 +47,15 @@ func standing(c *config.Config) []p4rt.Entry {
 	for _, g := range c.Gateways {
 		add(neighbour(g.Address, g.MAC))
 	}
-	seen := map[netip.Addr]bool{}
+	seen, fragments := map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	for _, s := range c.Services {
 		pair := pairOf(c, s.Pair)
 		add(duplicate(s.VIP, uint8(s.Protocol), s.Port, pair.ID))
+		if s.Protocol == config.UDP && !fragments[s.VIP] {
+			// Fragments have port 0. TCP makes none.
+			fragments[s.VIP] = true
+			add(duplicate(s.VIP, uint8(s.Protocol), 0, pair.ID))
+		}
 		if seen[s.VIP] {
 			continue
 		}

@@ -24,32 +24,6 @@ var bmv2JSON []byte
 //go:embed build/understudy.p4info.txtpb
 var p4Info []byte
 
-// CPUPort and DropPort are the port numbers that the program gives a meaning to
-// (src/include/ids.p4): packets to and from the controller, and v1model's drop.
-const (
-	CPUPort  = 510
-	DropPort = 511
-)
-
-// What became of a packet of a replica: replica_counter[rid*4+verdict].
-const (
-	VerdictReleased   = 0
-	VerdictSuppressed = 1
-	VerdictShadowed   = 2
-)
-
-// DropReasons names the indices of drop_counter.
-var DropReasons = map[int]string{
-	1: "parser",
-	2: "ttl",
-	3: "no route",
-	4: "spoofed",
-	5: "suppressed",
-	6: "not ip",
-	7: "no active",
-	8: "checksum",
-}
-
 // JSON returns the program as bmv2 takes it: the P4Runtime device config. The
 // caller must not change it.
 func JSON() []byte { return bmv2JSON }

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
@@ -235,6 +236,41 @@ func (b *Builder) varbit(e bmv2.Expr) (varbitRef, error) {
 		}
 	}
 	return varbitRef{}, fmt.Errorf("want a varbit field, have %T", e)
+}
+
+func isVarbit(e bmv2.Expr) bool {
+	switch e := e.(type) {
+	case *bmv2.FieldExpr:
+		return e.Def().Varbit
+	case *bmv2.MemberExpr:
+		return e.Def().Varbit
+	}
+	return false
+}
+
+// varbitsEqual compares two varbit fields: they are equal if their lengths are and all
+// their bits, as P4_16 has it. It is all that can be done with them in expressions.
+func (b *Builder) varbitsEqual(e *bmv2.Binary) (evalBool, error) {
+	l, err := b.varbit(e.L)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.varbit(e.R)
+	if err != nil {
+		return nil, err
+	}
+	equal := func(c *Context) bool {
+		x, y := l.at(c), r.at(c)
+		n := int(c.v[x.slot]) / 8
+		return c.v[x.slot] == c.v[y.slot] && bytes.Equal(c.w[x.off:x.off+n], c.w[y.off:y.off+n])
+	}
+	switch e.Op {
+	case bmv2.Eq:
+		return equal, nil
+	case bmv2.Ne:
+		return func(c *Context) bool { return !equal(c) }, nil
+	}
+	return nil, fmt.Errorf("operator %q between varbit fields is %w", e.Op, bmv2.ErrUnsupported)
 }
 
 func assignHeader(b *Builder, args []bmv2.Expr) (func(*Context), error) {

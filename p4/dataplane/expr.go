@@ -587,6 +587,9 @@ func (b *Builder) binaryBool(e *bmv2.Binary) (evalBool, error) {
 			return func(c *Context) bool { return !equal(c) }, nil
 		}
 	case bmv2.Data:
+		if isVarbit(e.L) && isVarbit(e.R) {
+			return b.varbitsEqual(e)
+		}
 		l, err := b.data(e.L)
 		if err != nil {
 			return nil, err

@@ -133,6 +133,15 @@ func (r *rival) quiet() [comparePorts + 1][]string {
 	}
 }
 
+// stopPorts removes the interfaces, so that another one can be started.
+func (r *rival) stopPorts(t *testing.T) {
+	for n := 1; n <= comparePorts; n++ {
+		if link, err := netlink.LinkByName(fmt.Sprint("bm", n)); err == nil {
+			check(t, netlink.LinkDel(link))
+		}
+	}
+}
+
 // A sample is a frame that comes in at a port.
 type sample struct {
 	port  uint16
@@ -210,13 +219,7 @@ func TestAgainstBMv2(t *testing.T) {
 				t.Errorf("packets to the controller, -bmv2 +this switch:\n%s", diff)
 			}
 			t.Logf("%d frames in, %d frames out, %d packets to the controller", len(tc.samples), frames, len(in))
-			for n := 1; n <= comparePorts; n++ {
-				for _, l := range []string{fmt.Sprint("bm", n)} {
-					if link, err := netlink.LinkByName(l); err == nil {
-						check(t, netlink.LinkDel(link))
-					}
-				}
-			}
+			theirs.stopPorts(t)
 		})
 	}
 }

@@ -208,9 +208,107 @@ func (r *stf) command(line string) error {
 			return errors.New("no such group or node")
 		}
 		return r.sw.ModifyGroup(&Group{ID: g.ID, Replicas: append(append([]Replica(nil), g.Replicas...), r.nodes[n]...)})
-	case "wait", "no_packet", "check_counter", "remove", "mirroring_get", "register_read", "counter_read":
+	case "mirroring_add", "mirroring_add_mc":
+		return r.mirror(f[0] == "mirroring_add_mc", f[1:])
+	case "mirroring_delete":
+		id, err := strconv.ParseUint(f[1], 0, 32)
+		if err != nil {
+			return err
+		}
+		return r.sw.DeleteCloneSession(uint32(id))
+	case "register_write", "register_reset":
+		return r.register(f[1:])
+	case "meter_set_rates", "meter_array_set_rates":
+		return r.meter(f[0] == "meter_array_set_rates", f[1:])
+	case "wait", "no_packet", "mirroring_get", "register_read", "counter_read", "meter_get_rates":
+		// They show something to a reader and expect nothing.
 	default:
 		return fmt.Errorf("command %q is %w", f[0], bmv2.ErrUnsupported)
+	}
+	return nil
+}
+
+// mirror is what simple_switch_CLI does: mirroring_add SESSION PORT, or
+// mirroring_add_mc SESSION GROUP.
+func (r *stf) mirror(group bool, f []string) error {
+	id, err := strconv.ParseUint(f[0], 0, 32)
+	if err != nil {
+		return err
+	}
+	to, err := strconv.ParseUint(f[1], 0, 16)
+	if err != nil {
+		return err
+	}
+	session := &CloneSession{ID: uint32(id), Replicas: []Replica{{Port: uint16(to)}}}
+	if group {
+		g := r.sw.Group(uint32(to))
+		if g == nil {
+			return fmt.Errorf("no multicast group %d", to)
+		}
+		session.Replicas = g.Replicas
+	}
+	return r.sw.InsertCloneSession(session)
+}
+
+// register parses: name [index value].
+func (r *stf) register(f []string) error {
+	var reg *dataplane.Register
+	for _, x := range r.sw.Engine().Registers() {
+		if reg == nil && strings.HasSuffix(x.Def().Name, f[0]) || x.Def().Name == f[0] {
+			reg = x
+		}
+	}
+	if reg == nil {
+		return fmt.Errorf("no register %q", f[0])
+	}
+	if len(f) == 1 {
+		reg.Reset()
+		return nil
+	}
+	i, err := strconv.Atoi(f[1])
+	if err != nil || i < 0 || i >= reg.Len() {
+		return fmt.Errorf("index %q: %v", f[1], err)
+	}
+	v, err := number(f[2])
+	if err != nil {
+		return err
+	}
+	return reg.Write(i, fill(v, reg.Def().Width))
+}
+
+// meter parses: name [index] rate:burst rate:burst, with rates per microsecond.
+func (r *stf) meter(all bool, f []string) error {
+	m := r.sw.Engine().Meter(f[0])
+	if m == nil {
+		return fmt.Errorf("no meter %q", f[0])
+	}
+	from, to, f := 0, m.Len(), f[1:]
+	if !all {
+		i, err := strconv.Atoi(f[0])
+		if err != nil || i < 0 || i >= m.Len() {
+			return fmt.Errorf("index %q: %v", f[0], err)
+		}
+		from, to, f = i, i+1, f[1:]
+	}
+	if len(f) != 2 {
+		return fmt.Errorf("%d rates, want 2", len(f))
+	}
+	var rate, burst [2]uint64
+	for i := range f {
+		x, y, _ := strings.Cut(f[i], ":")
+		perMicro, err := strconv.ParseFloat(x, 64)
+		if err != nil {
+			return err
+		}
+		rate[i] = uint64(perMicro * 1e6)
+		if burst[i], err = strconv.ParseUint(y, 0, 64); err != nil {
+			return err
+		}
+	}
+	for i := from; i < to; i++ {
+		if err := m.Set(i, &dataplane.MeterConfig{CIR: rate[0], CBurst: burst[0], PIR: rate[1], PBurst: burst[1]}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

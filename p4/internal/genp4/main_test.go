@@ -11,9 +11,13 @@ import (
 	"github.com/understudy-net/understudy/p4"
 )
 
-// The constants must be those of the P4Info that is compiled in.
+// The constants must be those of the P4Info that is compiled in, and of the source.
 func TestNamesBelongToInfo(t *testing.T) {
-	want, err := names(p4.Info())
+	ids, err := os.ReadFile("../../" + idsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := names(p4.Info(), string(ids))
 	if err != nil {
 		t.Fatal(err)
 	}

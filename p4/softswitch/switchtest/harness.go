@@ -321,6 +321,19 @@ func (h *Harness) metadata(header string, list []*p4v1.PacketMetadata) map[strin
 // that leaves.
 func (h *Harness) PacketOut(payload []byte, metadata Args) Frame {
 	h.t.Helper()
+	h.SendPacketOut(payload, metadata)
+	for end := time.Now().Add(timeout); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if out := h.take(); len(out) > 0 {
+			return out[0]
+		}
+	}
+	h.t.Fatal("the packet did not leave")
+	return Frame{}
+}
+
+// SendPacketOut is PacketOut without waiting for what leaves.
+func (h *Harness) SendPacketOut(payload []byte, metadata Args) {
+	h.t.Helper()
 	p := &p4v1.PacketOut{Payload: payload}
 	for _, c := range h.Info.GetControllerPacketMetadata() {
 		if c.GetPreamble().GetName() == "packet_out" {
@@ -330,14 +343,10 @@ func (h *Harness) PacketOut(payload []byte, metadata Args) Frame {
 		}
 	}
 	h.send(&p4v1.StreamMessageRequest{Update: &p4v1.StreamMessageRequest_Packet{Packet: p}})
-	for end := time.Now().Add(timeout); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if out := h.take(); len(out) > 0 {
-			return out[0]
-		}
-	}
-	h.t.Fatal("the packet did not leave")
-	return Frame{}
 }
+
+// Left returns what has left and was not returned yet, without waiting.
+func (h *Harness) Left() []Frame { return h.take() }
 
 // Match gives values for match fields by name: an int, []byte, netip.Addr,
 // net.HardwareAddr, *big.Int for an exact or optional match, netip.Prefix or LPM

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything else is routed, longest prefix first.
 
-control Routing(inout headers_t hdr,
-                inout metadata_t meta,
-                inout standard_metadata_t std) {
+control Routing(inout headers_t hdr, inout metadata_t meta) {
     @id(ID_ACTION_FORWARD) @name("forward")
-    action forward(@id(1) bit<9> port, @id(2) mac_t dst_mac, @id(3) mac_t src_mac) {
-        std.egress_spec = port;
+    action forward(@id(1) port_t port, @id(2) mac_t dst_mac, @id(3) mac_t src_mac) {
+        meta.egress_port = port;
+        meta.done = 1;
         hdr.ethernet.dst_addr = dst_mac;
         hdr.ethernet.src_addr = src_mac;
         hdr.ipv4.ttl = hdr.ipv4.ttl - 1;
     }
 
     @id(ID_ACTION_FORWARD6) @name("forward6")
-    action forward6(@id(1) bit<9> port, @id(2) mac_t dst_mac, @id(3) mac_t src_mac) {
-        std.egress_spec = port;
+    action forward6(@id(1) port_t port, @id(2) mac_t dst_mac, @id(3) mac_t src_mac) {
+        meta.egress_port = port;
+        meta.done = 1;
         hdr.ethernet.dst_addr = dst_mac;
         hdr.ethernet.src_addr = src_mac;
         hdr.ipv6.hop_limit = hdr.ipv6.hop_limit - 1;
@@ -38,11 +38,16 @@ control Routing(inout headers_t hdr,
 
     apply {
         if (hdr.ipv4.isValid()) {
-            if (!route.apply().hit) {
-                meta.drop_reason = DROP_NO_ROUTE;
+            route.apply();
+        } else {
+            route6.apply();
+        }
+        if (meta.done == 0) {
+            if (meta.is_fragment == 1) {
+                drop(meta, DROP_FRAGMENT);
+            } else {
+                drop(meta, DROP_NO_ROUTE);
             }
-        } else if (!route6.apply().hit) {
-            meta.drop_reason = DROP_NO_ROUTE;
         }
     }
 }

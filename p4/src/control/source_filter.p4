@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nobody but a pair's own servers may send from its VIPs. Replicas runs first:
-// what it recognised by port, MAC and VIP together never comes here.
+// Nobody but a pair's own servers may send from its VIPs: this is for packets in
+// which no replica was recognised, by port, MAC and VIP together.
 
 control SourceFilter(inout headers_t hdr, inout metadata_t meta) {
     @id(ID_ACTION_GUARD) @name("guard")
     action guard() {
-        meta.drop_reason = DROP_SPOOFED;
+        drop(meta, DROP_SPOOFED);
     }
 
     @id(ID_TABLE_SOURCE_FILTER) @name("source_filter")
@@ -25,12 +25,10 @@ control SourceFilter(inout headers_t hdr, inout metadata_t meta) {
     }
 
     apply {
-        if (meta.replica == 0) {
-            if (hdr.ipv4.isValid()) {
-                source_filter.apply();
-            } else if (hdr.ipv6.isValid()) {
-                source_filter6.apply();
-            }
+        if (hdr.ipv4.isValid()) {
+            source_filter.apply();
+        } else {
+            source_filter6.apply();
         }
     }
 }

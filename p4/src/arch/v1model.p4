@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// What differs from one architecture to the next, as v1model has it.
+
+#include <core.p4>
+#include <v1model.p4>
+
+typedef bit<32> counter_index_t;
+
+#define INDEXED_COUNTER(size) counter(size, CounterType.packets_and_bytes)
+#define DIRECT_COUNTER direct_counter(CounterType.packets_and_bytes)
+
+// A direct counter of v1model counts each hit of its table by itself.
+#define COUNT_DIRECT(counter)
