@@ -214,6 +214,7 @@ func (a *Agent) handle(ctx context.Context, e any) error {
 			Role:               a.part.GetRole(), Epoch: a.part.GetEpoch(), Health: a.health,
 		}
 		a.send(&agentv1.AgentMessage{Message: &agentv1.AgentMessage_Hello{Hello: hello}})
+		a.counted = &agentv1.Protection{} // whoever listens now has not heard it
 		if a.stream != nil {
 			a.reportStream(true, "")
 		}

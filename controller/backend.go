@@ -61,26 +61,20 @@ func (l *loop) SwitchOver(ctx context.Context, name string) (*adminv1.Failover, 
 	answer := make(chan failover.Reply, 1)
 	var id uint64
 	if err := l.call(ctx, func() {
-		l.lastReq++
-		id = l.lastReq
-		l.requests[id] = answer
+		id = l.request(answer)
 		l.step(p, time.Now(), failover.SwitchOver{Request: id})
 	}); err != nil {
 		return nil, err
 	}
-	select {
-	case r := <-answer:
-		if r.Refused != "" {
-			return nil, fmt.Errorf("%w: pair %q: %s", admin.ErrRefused, name, r.Refused)
-		}
-		done := l.record(p, r.Failover)
-		return done.proto(), nil
-	case <-ctx.Done():
-		l.post(input{do: func() { delete(l.requests, id) }})
-		return nil, ctx.Err()
-	case <-l.stopped:
-		return nil, errStopped
+	r, err := l.await(ctx, p, id, answer)
+	if err != nil {
+		return nil, err
 	}
+	if r.Refused != "" {
+		return nil, fmt.Errorf("%w: pair %q: %s", admin.ErrRefused, name, r.Refused)
+	}
+	done := l.record(p, r.Failover)
+	return done.proto(), nil
 }
 
 // Failovers implements admin.Backend.
@@ -147,6 +141,7 @@ var eventTypes = map[failover.Kind]adminv1.EventType{
 	failover.ServerUp:     adminv1.EventType_EVENT_TYPE_SERVER_UP,
 	failover.ServerDown:   adminv1.EventType_EVENT_TYPE_SERVER_DOWN,
 	failover.WriteTrouble: adminv1.EventType_EVENT_TYPE_WRITE_FAILED,
+	failover.AdminChanged: adminv1.EventType_EVENT_TYPE_SERVER_ADMIN,
 }
 
 // notify logs, and tells whoever watches.
@@ -184,7 +179,7 @@ func (l *loop) notify(p *pair, now time.Time, n failover.Notify) {
 func (l *loop) record(p *pair, f failover.Failover) record {
 	r := record{
 		Pair: p.name, Epoch: f.Epoch,
-		From: p.servers[f.From-1], To: p.servers[f.To-1],
+		From: p.names[f.From-1], To: p.names[f.To-1],
 		Cause: string(f.Cause), Cold: f.Cold,
 		Suspected: f.Suspected, Decided: f.Decided, Written: f.Written,
 		DecideToWritten: f.Written.Sub(f.Decided),
@@ -238,6 +233,7 @@ func (p *pair) proto() *adminv1.Pair {
 	for _, s := range st.Servers {
 		x := &adminv1.Server{
 			Name: s.Name, Role: serverRoles[s.Role], Attached: s.Attached, ApplicationUp: s.ApplicationUp,
+			AdminState: adminStates[s.Admin],
 		}
 		if s.Joining {
 			x.Role = adminv1.ServerRole_SERVER_ROLE_JOINING

@@ -174,6 +174,8 @@ func New(opts Options) (_ *Controller, err error) {
 	c.tasks = []task{l, history}
 	if d := opts.Desired; d != nil {
 		d.Use(l.reconfigure)
+		l.keep = d.SetAdmin
+		l.restore(d.Admin())
 		c.tasks = append(c.tasks, d)
 	}
 	l.put = c.session.Put

@@ -43,6 +43,7 @@ const (
 	clientPort  = 1
 	server1Port = 2
 	server2Port = 3
+	server3Port = 4
 )
 
 var vip = netip.MustParseAddr("198.51.100.10")
@@ -152,7 +153,7 @@ func newLab(t testing.TB, address string) *lab {
 	})
 	l := &lab{t: t, address: listener.Addr().String(), links: map[uint16]*softswitch.MemLink{}, out: map[uint16]func([]byte){}}
 	cfg := softswitch.Config{DeviceID: 1, CPUPort: p4.CPUPort, DropPort: p4.DropPort, Listener: listener}
-	for _, port := range []uint16{clientPort, server1Port, server2Port} {
+	for _, port := range []uint16{clientPort, server1Port, server2Port, server3Port} {
 		l.links[port] = softswitch.NewMemLink(func(frame []byte) {
 			l.mu.Lock()
 			f := l.out[port]
@@ -392,6 +393,13 @@ func (a *agent) apply(as *agentv1.Assignment) {
 func (a *agent) replication(epoch uint64, up bool, reason string) {
 	a.send(&agentv1.AgentMessage{Message: &agentv1.AgentMessage_Replication{Replication: &agentv1.Replication{
 		Epoch: epoch, Up: up, Reason: reason,
+	}}})
+}
+
+// counts says how many connections it has, and how many of them the backup holds.
+func (a *agent) counts(connections, protected uint64) {
+	a.send(&agentv1.AgentMessage{Message: &agentv1.AgentMessage_Protection{Protection: &agentv1.Protection{
+		Epoch: a.last().GetEpoch(), Connections: connections, Protected: protected,
 	}}})
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/understudy-net/understudy/controller/failover"
 	"github.com/understudy-net/understudy/controller/health"
 	"github.com/understudy-net/understudy/controller/p4rt"
+	"github.com/understudy-net/understudy/controller/store"
 )
 
 // loop owns the state of all pairs. Everything enters as an input, which is
@@ -46,6 +47,10 @@ type loop struct {
 	// They are set before the loop runs.
 	changed    []func(*pair, failover.Status)
 	configured []func(*config.Config)
+	// keep remembers how a server is out of service; nil to forget it. It may be nil.
+	keep func(server string, a *store.Admin) error
+	// administering is held while an operator's decision is made and kept.
+	administering sync.Mutex
 	// stopped is closed when the loop takes no more inputs.
 	stopped chan struct{}
 	writers sync.WaitGroup
@@ -71,14 +76,16 @@ type tables struct {
 
 // pair is a state machine and what its intents need.
 type pair struct {
-	id      uint16
-	name    string
-	servers []string // by replica - 1
-	writer  *writer
-	stop    context.CancelFunc // of the writer; nil before it runs
+	id     uint16
+	name   string
+	writer *writer
+	stop   context.CancelFunc // of the writer; nil before it runs
 
 	// owned by the loop, guarded by its mutex
-	config      config.Pair
+	config config.Pair
+	// names are those of the servers by replica - 1, and of the last one that had a
+	// number that nobody has now.
+	names       [config.ServersPerPair]string
 	services    []*agentv1.Service
 	listed      []*adminv1.Service
 	assigned    []*failover.Assign // the latest, by replica - 1
@@ -130,36 +137,32 @@ func (l *loop) newTables(cfg *config.Config, old *tables) *tables {
 	return t
 }
 
-// same returns the pair that is this one: of the same number, with the same servers.
+// same returns the pair that is this one: of the same number and name. Its servers may
+// have changed.
 func (t *tables) same(pc config.Pair) *pair {
 	if t == nil || t.byID[pc.ID] == nil {
 		return nil
 	}
-	p := t.byID[pc.ID]
-	if p.name != pc.Name || !slices.Equal(p.servers, serverNames(pc)) {
-		return nil
+	if p := t.byID[pc.ID]; p.name == pc.Name {
+		return p
 	}
-	return p
-}
-
-func serverNames(pc config.Pair) []string {
-	names := make([]string, len(pc.Servers))
-	for i, s := range pc.Servers {
-		names[i] = s.Name
-	}
-	return names
+	return nil
 }
 
 func (l *loop) newPair(cfg *config.Config, pc config.Pair) *pair {
 	p := &pair{
-		id: pc.ID, name: pc.Name, servers: serverNames(pc),
+		id: pc.ID, name: pc.Name,
 		writer:      newWriter(pc),
-		sessions:    make([]*health.Session, len(pc.Servers)),
-		replication: make([]string, len(pc.Servers)),
-		assigned:    make([]*failover.Assign, len(pc.Servers)),
+		sessions:    make([]*health.Session, config.ServersPerPair),
+		replication: make([]string, config.ServersPerPair),
+		assigned:    make([]*failover.Assign, config.ServersPerPair),
+	}
+	names := make([]string, config.ServersPerPair)
+	for _, s := range pc.Servers {
+		names[s.Replica-1] = s.Name
 	}
 	p.machine = failover.New(failover.Config{
-		Servers: p.servers, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed,
+		Servers: names, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed,
 	})
 	p.writer.put = func(ctx context.Context, entries []p4rt.Entry, groups []p4rt.Group) error {
 		return l.put(ctx, entries, groups)
@@ -175,6 +178,9 @@ func (l *loop) newPair(cfg *config.Config, pc config.Pair) *pair {
 // configure takes over what may change while a pair lives.
 func (p *pair) configure(cfg *config.Config, pc config.Pair) {
 	p.config, p.services, p.listed = pc, nil, nil
+	for _, s := range pc.Servers {
+		p.names[s.Replica-1] = s.Name
+	}
 	p.writer.setPair(pc)
 	for _, s := range cfg.PairServices(pc.Name) {
 		p.services = append(p.services, &agentv1.Service{
@@ -311,13 +317,13 @@ func (l *loop) step(p *pair, now time.Time, ev failover.Event) {
 	for _, in := range intents {
 		switch in := in.(type) {
 		case failover.WriteActive:
-			w.epoch, w.active, w.activeEpoch = in.Epoch, in.Active, in.Epoch
+			w.epoch, w.hasActive, w.active, w.activeEpoch = in.Epoch, true, in.Active, in.Epoch
 		case failover.WriteMembers:
 			w.epoch, w.hasMembers, w.members = in.Epoch, true, in.Members
 		case failover.Assign:
 			l.assign(p, in)
 		}
-		if w.active != 0 {
+		if w.hasActive {
 			// A flip does not wait for the rest of the list.
 			p.writer.want(w)
 			w = wish{}
@@ -362,7 +368,7 @@ func (l *loop) assign(p *pair, in failover.Assign) {
 	}
 	p.assigned[in.Server-1] = &in
 	beat := l.tables.Load().cfg.Heartbeat
-	server := p.config.Servers[in.Server-1]
+	server, _ := p.config.Server(uint8(in.Server))
 	a := &agentv1.Assignment{
 		Pair:      p.config.Name,
 		Epoch:     in.Epoch,
@@ -379,7 +385,7 @@ func (l *loop) assign(p *pair, in failover.Assign) {
 	}
 	if in.Peer != 0 {
 		a.Peer = &agentv1.Peer{
-			Server:             p.config.Servers[in.Peer-1].Name,
+			Server:             p.names[in.Peer-1],
 			ReplicationAddress: p.replication[in.Peer-1],
 		}
 	}
@@ -400,7 +406,7 @@ func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) 
 			l.step(p, now, pairState(have, p.config))
 			st := p.machine.Status()
 			p.writer.begin(st.Epoch)
-			if st.Active != 0 {
+			if st.Active != 0 || st.Epoch != 0 {
 				want.Entries = append(want.Entries, activeEntry(p.config.ID, st.Active, st.Epoch))
 			}
 			if len(st.Members) > 0 {
@@ -423,8 +429,9 @@ func (l *loop) switchReady() {
 // Attached implements health.Handler.
 func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 	at, ok := l.tables.Load().servers[h.GetServer()]
+	unknown := status.Errorf(codes.NotFound, "no server %q in the controller's configuration; correct the agent's name, or add it to a pair", h.GetServer())
 	if !ok {
-		return status.Errorf(codes.NotFound, "no server %q in the controller's configuration; correct the agent's name, or add it to a pair", h.GetServer())
+		return unknown
 	}
 	// Epochs that were given out after the highest claim are higher than it; the
 	// last few of them, by a controller before this one, are not in the switch.
@@ -440,6 +447,10 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 	}
 	var refused error
 	l.post(input{do: func() {
+		if l.tables.Load().servers[h.GetServer()] != at {
+			refused = unknown // it was removed meanwhile
+			return
+		}
 		i := at.replica - 1
 		old := at.pair.sessions[i]
 		if refused = twin(old, s, h, l.tables.Load().cfg.Heartbeat); refused != nil {
@@ -541,6 +552,10 @@ func (l *loop) Message(s *health.Session, m *agentv1.AgentMessage) {
 			if at.pair.machine.Status().Active == at.replica && at.pair.sessions[at.replica-1] == s {
 				at.pair.connections, at.pair.protected = m.Protection.GetConnections(), m.Protection.GetProtected()
 			}
+			l.step(at.pair, time.Now(), failover.Protection{
+				Server: at.replica, Session: s.ID, Epoch: m.Protection.GetEpoch(),
+				Connections: m.Protection.GetConnections(), Protected: m.Protection.GetProtected(),
+			})
 		}
 	default:
 		l.log.Warn("an agent sent what has no meaning here", "server", s.Server, "message", fmt.Sprintf("%T", m))

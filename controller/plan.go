@@ -168,7 +168,8 @@ func duplicate(vip netip.Addr, protocol uint8, port, group uint16) p4rt.Entry {
 	}
 }
 
-// activeEntry is the entry that a failover flips.
+// activeEntry is the entry that a failover flips. Replica 0 is nobody's: all are
+// suppressed.
 func activeEntry(pair uint16, replica failover.Replica, epoch uint64) p4rt.Entry {
 	return p4rt.Entry{
 		Table:  "active",
@@ -185,8 +186,9 @@ func activeEntry(pair uint16, replica failover.Replica, epoch uint64) p4rt.Entry
 func membersGroup(pair config.Pair, members []failover.Replica) p4rt.Group {
 	g := p4rt.Group{ID: uint32(pair.ID)}
 	for _, r := range members {
-		s := pair.Servers[r-1]
-		g.Replicas = append(g.Replicas, p4rt.Replica{Port: uint32(s.Port), Instance: uint32(s.RID)})
+		if s, ok := pair.Server(uint8(r)); ok {
+			g.Replicas = append(g.Replicas, p4rt.Replica{Port: uint32(s.Port), Instance: uint32(s.RID)})
+		}
 	}
 	return g
 }
@@ -206,8 +208,10 @@ func pairState(have p4rt.State, pair config.Pair) failover.SwitchState {
 		epoch, _ := e.Find("epoch")
 		n, _ := replica.Uint64()
 		st.Epoch, _ = epoch.Uint64()
-		if n >= 1 && n <= uint64(len(pair.Servers)) {
-			st.Active = failover.Replica(n)
+		if n <= config.ServersPerPair {
+			if _, ok := pair.Server(uint8(n)); ok {
+				st.Active = failover.Replica(n)
+			}
 		}
 	}
 	for _, g := range have.Groups {

@@ -22,16 +22,17 @@ const answerTimeout = 2 * time.Second
 //
 // Agents are told first, and the switch when they have answered: no client meets a
 // server that does not know the service yet. Backups are told before the active
-// server, which begins to hold its connections twice when it opens a service.
+// server, which begins to hold its connections twice when it opens a service. A
+// server that its pair has no more is let go before all that; it must not be active.
 func (l *loop) reconfigure(ctx context.Context, cfg *config.Config) error {
 	old := l.tables.Load()
-	if err := changeable(old, cfg); err != nil {
-		return err
-	}
 	next := l.newTables(cfg, old)
 	updates := p4rt.Diff(p4rt.State{Entries: old.standing}, p4rt.State{Entries: next.standing})
 
-	gone := l.swap(old, next)
+	gone, err := l.swap(old, next)
+	if err != nil {
+		return err
+	}
 	l.tell(ctx, next, failover.Backup)
 	l.tell(ctx, next, failover.Active)
 	for _, p := range gone {
@@ -39,14 +40,16 @@ func (l *loop) reconfigure(ctx context.Context, cfg *config.Config) error {
 			updates = append(updates, removal(p)...)
 		}
 	}
-	err := l.change(ctx, updates)
+	err = l.change(ctx, updates)
 	var refused *p4rt.WriteError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &refused):
 		l.log.Error("the switch has refused a configuration; the one before is back", "error", err)
-		l.swap(next, l.newTables(old.cfg, next))
+		if _, back := l.swap(next, l.newTables(old.cfg, next)); back != nil {
+			return fmt.Errorf("the switch refuses it: %w; and it cannot be taken back: %w", err, back)
+		}
 		l.tell(ctx, l.tables.Load(), failover.Backup)
 		l.tell(ctx, l.tables.Load(), failover.Active)
 		l.resync()
@@ -58,43 +61,89 @@ func (l *loop) reconfigure(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
-// changeable is an error if a pair would have to be another one.
+// changeable is an error if a server would have to be another one, or one that is
+// active would go. The caller holds l.mu.
 func changeable(old *tables, cfg *config.Config) error {
 	for _, pc := range cfg.Pairs {
-		p := old.byID[pc.ID]
-		if p != nil && p.name == pc.Name && old.same(pc) == nil {
-			return fmt.Errorf("the servers of pair %q cannot be changed while it runs; restart the controller with the new configuration", pc.Name)
+		p := old.same(pc)
+		if p == nil {
+			continue
+		}
+		for _, was := range p.config.Servers {
+			is, ok := pc.Server(was.Replica)
+			switch {
+			case !ok || is.Name != was.Name:
+				if why := p.machine.Removable(failover.Replica(was.Replica)); why != "" {
+					return fmt.Errorf("pair %q: server %q cannot be removed: %s", pc.Name, was.Name, why)
+				}
+			case is.Port != was.Port || is.MAC != was.MAC || is.Gateway.Address != was.Gateway.Address:
+				return fmt.Errorf("pair %q: where server %q is cannot be changed while it belongs to the pair; remove it, and add it again", pc.Name, was.Name)
+			}
 		}
 	}
 	return nil
 }
 
-// swap puts tables in force, and returns the pairs that are no more.
-func (l *loop) swap(old, next *tables) (gone []*pair) {
+// swap puts tables in force, and returns the pairs that are no more. Nothing has
+// changed if it returns an error.
+func (l *loop) swap(old, next *tables) (gone []*pair, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := changeable(old, next.cfg); err != nil {
+		return nil, err
+	}
+	now := time.Now()
 	for _, p := range old.pairs {
 		if next.byID[p.id] != p {
 			gone = append(gone, p)
 			l.end(p)
 		}
 	}
+	var more []input
 	for _, pc := range next.cfg.Pairs {
-		next.byID[pc.ID].configure(next.cfg, pc)
+		p := next.byID[pc.ID]
+		if old.byID[pc.ID] == p {
+			more = append(more, l.removeServers(p, pc, now)...)
+		}
+		p.configure(next.cfg, pc)
 	}
 	l.tables.Store(next)
 	l.setPlaces(places(next.cfg))
 	for _, f := range l.configured {
 		f(next.cfg)
 	}
-	now := time.Now()
+	for _, in := range more {
+		l.step(in.pair, now, in.event)
+	}
 	for _, p := range next.pairs {
 		if p.stop == nil && l.ctx != nil {
 			l.start(p)
 			l.step(p, now, failover.SwitchState{}) // nothing in the switch is its own
 		}
 	}
-	return gone
+	return gone, nil
+}
+
+// removeServers takes those from a pair that it has no more, and returns the events by
+// which it gets those that are new, once it is configured. The caller holds l.mu.
+func (l *loop) removeServers(p *pair, pc config.Pair, now time.Time) (added []input) {
+	for _, was := range p.config.Servers {
+		if is, ok := pc.Server(was.Replica); ok && is.Name == was.Name {
+			continue
+		}
+		i := was.Replica - 1
+		l.step(p, now, failover.RemoveServer{Server: failover.Replica(was.Replica)})
+		if s := p.sessions[i]; s != nil {
+			s.End()
+		}
+		p.sessions[i], p.assigned[i], p.replication[i] = nil, nil, ""
+	}
+	for _, is := range pc.Servers {
+		if was, ok := p.config.Server(is.Replica); !ok || was.Name != is.Name {
+			added = append(added, input{pair: p, event: failover.AddServer{Server: failover.Replica(is.Replica), Name: is.Name}})
+		}
+	}
+	return added
 }
 
 // end stops a pair's writer, and fences its servers. The caller holds l.mu.

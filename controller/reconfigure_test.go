@@ -222,9 +222,14 @@ func TestReconfigureFails(t *testing.T) {
 	})
 	c.loop.change = change
 
-	// A pair's servers are another matter.
-	other := strings.Replace(text, "name: server2", "name: server9", 1)
-	if err := c.loop.reconfigure(t.Context(), parseText(t, other)); err == nil || !strings.Contains(err.Error(), `the servers of pair "web"`) {
-		t.Errorf("error %v", err)
+	// A server does not move while it is one of the pair, and the active one stays.
+	for change, want := range map[string]string{
+		"name: server2, port: 3": `where server "server2" is cannot be changed`,
+		"name: server1, port: 2": `server "server1" cannot be removed: server1 is active; drain it first`,
+	} {
+		other := strings.Replace(text, change, strings.NewReplacer("port: 3", "port: 4", "server1", "server9").Replace(change), 1)
+		if err := c.loop.reconfigure(t.Context(), parseText(t, other)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %s", err, want)
+		}
 	}
 }

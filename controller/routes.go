@@ -97,8 +97,8 @@ func announced(p config.Pair, st failover.Status) bgp.PairState {
 	default:
 		return s
 	}
-	if i := int(st.Active) - 1; i >= 0 && i < len(p.Servers) {
-		s.Active = p.Servers[i].Name
+	if a, ok := p.Server(uint8(st.Active)); ok {
+		s.Active = a.Name
 	}
 	return s
 }

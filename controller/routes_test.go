@@ -47,8 +47,8 @@ func (f *fakeSpeaker) routes() []bgp.Route {
 func TestRoutesFollowThePairs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pairs := []config.Pair{
-			{ID: 1, Name: "web", Servers: []config.Server{{Name: "a"}, {Name: "b"}}},
-			{ID: 2, Name: "api", Servers: []config.Server{{Name: "c"}, {Name: "d"}}},
+			{ID: 1, Name: "web", Servers: []config.Server{{Replica: 1, Name: "a"}, {Replica: 2, Name: "b"}}},
+			{ID: 2, Name: "api", Servers: []config.Server{{Replica: 1, Name: "c"}, {Replica: 2, Name: "d"}}},
 		}
 		cfg := &config.Config{
 			Pairs: pairs,
@@ -115,7 +115,7 @@ func TestRoutesFollowThePairs(t *testing.T) {
 		// new in it withdraws nothing of the others.
 		next := *cfg
 		next.Services = append([]config.Service{{Name: "new", Pair: "new", VIP: netip.MustParseAddr("198.51.100.12")}}, cfg.Services[1:]...)
-		next.Pairs = append(cfg.Pairs[:2:2], config.Pair{ID: 3, Name: "new", Servers: []config.Server{{Name: "e"}}})
+		next.Pairs = append(cfg.Pairs[:2:2], config.Pair{ID: 3, Name: "new", Servers: []config.Server{{Replica: 1, Name: "e"}}})
 		r.changed(pairs[0], failover.Status{State: failover.Duplex, Active: 1})
 		synctest.Wait()
 		if got := fmt.Sprint(speaker.routes()); got != "[198.51.100.10/32 via 192.0.2.1 198.51.100.11/32 via 192.0.2.1]" {

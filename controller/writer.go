@@ -33,7 +33,8 @@ type writer struct {
 // wish is what shall be in the switch; parts of it may be absent.
 type wish struct {
 	epoch uint64
-	// active is 0 for unchanged; activeEpoch is what its entry shall say.
+	// active and activeEpoch are what the entry shall say.
+	hasActive   bool
 	active      failover.Replica
 	activeEpoch uint64
 	hasMembers  bool
@@ -55,8 +56,8 @@ func (w *writer) setPair(pair config.Pair) {
 func (w *writer) want(x wish) {
 	w.mu.Lock()
 	w.pending.epoch = x.epoch
-	if x.active != 0 {
-		w.pending.active, w.pending.activeEpoch = x.active, x.activeEpoch
+	if x.hasActive {
+		w.pending.hasActive, w.pending.active, w.pending.activeEpoch = true, x.active, x.activeEpoch
 	}
 	if x.hasMembers {
 		w.pending.hasMembers, w.pending.members = true, x.members
@@ -106,7 +107,7 @@ func (w *writer) Run(ctx context.Context) error {
 		x := w.pending
 		w.pending = wish{}
 		w.mu.Unlock()
-		if x.active == 0 && !x.hasMembers {
+		if !x.hasActive && !x.hasMembers {
 			continue
 		}
 		err := w.write(ctx, x)
@@ -130,8 +131,8 @@ func (w *writer) Run(ctx context.Context) error {
 		if w.pending.epoch == 0 {
 			w.pending.epoch = x.epoch
 		}
-		if w.pending.active == 0 {
-			w.pending.active, w.pending.activeEpoch = x.active, x.activeEpoch
+		if !w.pending.hasActive {
+			w.pending.hasActive, w.pending.active, w.pending.activeEpoch = x.hasActive, x.active, x.activeEpoch
 		}
 		if !w.pending.hasMembers {
 			w.pending.hasMembers, w.pending.members = x.hasMembers, x.members
@@ -151,7 +152,7 @@ func (w *writer) write(ctx context.Context, x wish) error {
 	if x.hasMembers {
 		groups = append(groups, membersGroup(pair, x.members))
 	}
-	if x.active != 0 {
+	if x.hasActive {
 		entries = append(entries, activeEntry(pair.ID, x.active, x.activeEpoch))
 	}
 	return w.put(ctx, entries, groups)

@@ -60,8 +60,12 @@ func writePairs(out io.Writer, pairs []*adminv1.Pair, now time.Time) error {
 			if t := s.GetLastHeartbeat(); t != nil {
 				heartbeat = now.Sub(t.AsTime()).Round(time.Millisecond).String() + " ago"
 			}
+			role := lab.RoleName(s.GetRole())
+			if a := s.GetAdminState(); a > adminv1.AdminState_ADMIN_STATE_IN_SERVICE {
+				role = strings.TrimPrefix(role+", "+adminName(a), ", ")
+			}
 			servers = append(servers, []string{
-				p.GetName(), s.GetName(), lab.RoleName(s.GetRole()),
+				p.GetName(), s.GetName(), role,
 				either(s.GetAttached(), "attached", "gone"), either(s.GetApplicationUp(), "up", "down"), heartbeat,
 			})
 		}

@@ -31,7 +31,8 @@ runs a laboratory of network namespaces on this host.`,
 	c.given.flags(root.PersistentFlags())
 	c.addressGiven = func() bool { return root.PersistentFlags().Changed("address") }
 	root.AddCommand(
-		newPairs(c), newServices(c), newSwitchOver(c), newFailovers(c), newWatch(c),
+		newPairs(c), newServices(c), newServers(c), newFailovers(c), newWatch(c),
+		newSwitchOver(c), newDrain(c), newFence(c), newUndrain(c),
 		newConfig(c), newApply(c), newConfirm(c), newRollBack(c),
 		newCerts(), newLab(), newVersion(),
 	)

@@ -32,6 +32,8 @@ import (
 var (
 	// ErrNotFound: there is no such pair.
 	ErrNotFound = errors.New("no such pair")
+	// ErrNoServer: there is no such server.
+	ErrNoServer = errors.New("no such server")
 	// ErrRefused: it cannot be done as things are.
 	ErrRefused = errors.New("refused")
 )
@@ -41,6 +43,8 @@ var (
 type Backend interface {
 	Pairs(ctx context.Context, pair string) ([]*adminv1.Pair, error)
 	SwitchOver(ctx context.Context, pair string) (*adminv1.Failover, error)
+	// Administer returns when the server is what it shall be.
+	Administer(ctx context.Context, server string, to adminv1.AdminState, force bool, by string) (*adminv1.ServerChange, error)
 	Failovers(ctx context.Context, pair string) ([]*adminv1.Failover, error)
 	// Watch begins with the snapshots that are in the channel when it returns. The
 	// channel is closed when its reader is too slow, and after stop.
@@ -158,7 +162,7 @@ func statusOf(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoServer):
 		return withInfo(codes.NotFound, reasonNotFound, err.Error())
 	case errors.Is(err, ErrRefused):
 		return withInfo(codes.FailedPrecondition, reasonRefused, err.Error())

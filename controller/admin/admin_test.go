@@ -37,6 +37,10 @@ func (b *backend) SwitchOver(_ context.Context, pair string) (*adminv1.Failover,
 	return &adminv1.Failover{Pair: pair}, b.err
 }
 
+func (b *backend) Administer(_ context.Context, server string, to adminv1.AdminState, _ bool, _ string) (*adminv1.ServerChange, error) {
+	return &adminv1.ServerChange{Pair: &adminv1.Pair{Servers: []*adminv1.Server{{Name: server, AdminState: to}}}}, b.err
+}
+
 func (b *backend) Failovers(_ context.Context, pair string) ([]*adminv1.Failover, error) {
 	return []*adminv1.Failover{{Pair: pair}}, b.err
 }
@@ -83,6 +87,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{"none", nil, codes.OK},
 		{"no such pair", fmt.Errorf("%w: web", ErrNotFound), codes.NotFound},
+		{"no such server", fmt.Errorf("%w: server9", ErrNoServer), codes.NotFound},
 		{"refused", fmt.Errorf("%w: simplex", ErrRefused), codes.FailedPrecondition},
 		{"given up", context.Canceled, codes.Canceled},
 		{"too late", context.DeadlineExceeded, codes.DeadlineExceeded},
@@ -101,6 +106,18 @@ func TestErrors(t *testing.T) {
 				},
 				"SwitchOver": func() error {
 					_, err := client.SwitchOver(ctx, &adminv1.SwitchOverRequest{Pair: "web"})
+					return err
+				},
+				"DrainServer": func() error {
+					_, err := client.DrainServer(ctx, &adminv1.DrainServerRequest{Server: "server1"})
+					return err
+				},
+				"FenceServer": func() error {
+					_, err := client.FenceServer(ctx, &adminv1.FenceServerRequest{Server: "server1"})
+					return err
+				},
+				"UndrainServer": func() error {
+					_, err := client.UndrainServer(ctx, &adminv1.UndrainServerRequest{Server: "server1"})
 					return err
 				},
 				"ListFailovers": func() error {
@@ -128,6 +145,10 @@ func TestErrors(t *testing.T) {
 func TestSwitchOverOfNothing(t *testing.T) {
 	_, conn := serve(t, &backend{})
 	_, err := adminv1.NewAdminClient(conn).SwitchOver(t.Context(), &adminv1.SwitchOverRequest{})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("error %v, want InvalidArgument", err)
+	}
+	_, err = adminv1.NewAdminClient(conn).DrainServer(t.Context(), &adminv1.DrainServerRequest{})
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("error %v, want InvalidArgument", err)
 	}

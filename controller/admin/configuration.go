@@ -58,7 +58,7 @@ func configError(err error) error {
 	case errors.Is(err, desired.ErrVersion):
 		return status.Error(codes.Aborted, err.Error())
 	case errors.Is(err, desired.ErrRefused):
-		return status.Error(codes.FailedPrecondition, err.Error())
+		return withInfo(codes.FailedPrecondition, reasonRefused, err.Error())
 	}
 	return status.Error(codes.Internal, err.Error())
 }

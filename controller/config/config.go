@@ -109,23 +109,47 @@ type Route struct {
 type Pair struct {
 	// ID counts the pairs from 1, in the order of the file. It is also the number
 	// of the pair's multicast group.
-	ID      uint16 `diff:"-"`
-	Name    string
-	Servers []Server `apply:"restart"`
+	ID   uint16 `diff:"-"`
+	Name string
+	// Servers are in the order of their replica numbers, which may have gaps.
+	Servers []Server
+}
+
+// Server returns the server of a replica number, and false if there is none.
+func (p Pair) Server(replica uint8) (Server, bool) {
+	for _, s := range p.Servers {
+		if s.Replica == replica {
+			return s, true
+		}
+	}
+	return Server{}, false
+}
+
+// HasServer says whether a pair has a server of that name.
+func (c *Config) HasServer(name string) bool {
+	for _, p := range c.Pairs {
+		for _, s := range p.Servers {
+			if s.Name == name {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Server is one server of a pair.
 type Server struct {
-	// Replica counts the servers of a pair from 1.
+	// Replica counts the servers of a pair from 1. A server that comes while others
+	// are there gets a number that is free; those keep theirs.
 	Replica uint8 `diff:"-"`
 	// RID is the server's replication id, unique among all.
 	RID  uint16 `diff:"-"`
 	Name string
 	// Port is the switch's port that leads to it.
-	Port uint16
-	MAC  MAC
+	Port uint16 `apply:"restart"`
+	MAC  MAC    `apply:"restart"`
 	// Gateway takes its heartbeats; frames to the server have its MAC as source.
-	Gateway Gateway
+	Gateway Gateway `apply:"restart"`
 }
 
 // Service is what clients connect to.

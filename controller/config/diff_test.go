@@ -42,7 +42,7 @@ func TestDiff(t *testing.T) {
 			"~ service web protocol: tcp -> udp", "~ service web port: 80 -> 81"}},
 		{"a server's place", []string{"port: 2", "port: 3"}, []string{"~ pair web server b port: 2 -> 3   (needs a restart of the controller)"}},
 		{"a third server", []string{"services:", "      - {name: c, port: 3, mac: \"02:00:00:00:00:0c\", gateway: 10.0.1.1}\nservices:"}, []string{
-			"+ pair web server c: port 3, mac 02:00:00:00:00:0c, gateway 10.0.1.1   (needs a restart of the controller)"}},
+			"+ pair web server c: port 3, mac 02:00:00:00:00:0c, gateway 10.0.1.1"}},
 		{"a gateway's MAC", []string{"\"02:00:00:00:01:01\"", "\"02:00:00:00:01:02\""}, []string{
 			"~ gateway 10.0.1.1 mac: 02:00:00:00:01:01 -> 02:00:00:00:01:02",
 			"~ vip_mac: 02:00:00:00:01:01 -> 02:00:00:00:01:02"}},
@@ -139,7 +139,7 @@ func TestRenumber(t *testing.T) {
 		t.Errorf("pairs (-want +got):\n%s", diff)
 	}
 
-	// A pair that goes leaves its number to the next one that comes.
+	// What comes does not get the number of what goes with it.
 	c.Pairs = c.Pairs[1:] // sip is 2
 	c.Pairs = append([]Pair{{Name: "new", Servers: []Server{{Name: "x"}, {Name: "y"}}}}, c.Pairs...)
 	c.Pairs[1].Servers = c.Pairs[1].Servers[1:] // server4 is 2, server5 is 3
@@ -147,13 +147,28 @@ func TestRenumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Numbers{
-		Pairs:    map[string]uint16{"new": 1, "sip": 2},
+		Pairs:    map[string]uint16{"new": 3, "sip": 2},
 		Replicas: map[string]map[string]uint8{"new": {"x": 1, "y": 2}, "sip": {"server4": 2, "server5": 3}},
 	}
 	if got := c.Numbers(); !got.Equal(want) {
 		t.Errorf("numbers (-want +got):\n%s", cmp.Diff(want, got))
 	}
-	if rid := c.Pairs[1].Servers[0].RID; rid != 6 {
+	if rid := c.Pairs[0].Servers[0].RID; rid != 6 {
 		t.Errorf("replication id %d", rid)
+	}
+	// It does, if there is no other: and the next one gets what is free by then.
+	more := c.Numbers()
+	c.Pairs[0].Servers = append(c.Pairs[0].Servers, Server{Name: "server6"})
+	if err := c.Renumber(more); err != nil {
+		t.Fatal(err)
+	}
+	more = c.Numbers()
+	c.Pairs[0].Servers = append(c.Pairs[0].Servers[1:], Server{Name: "server7"})
+	if err := c.Renumber(more); err != nil {
+		t.Fatal(err)
+	}
+	want.Replicas["sip"] = map[string]uint8{"server7": 1, "server4": 2, "server5": 3}
+	if got := c.Numbers(); !got.Equal(want) {
+		t.Errorf("numbers (-want +got):\n%s", cmp.Diff(want, got))
 	}
 }

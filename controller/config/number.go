@@ -30,8 +30,10 @@ func (c *Config) Numbers() Numbers {
 }
 
 // Renumber gives pairs and servers the numbers that they had. What had none gets
-// the lowest that is free. The servers of each pair are put into the order of their
-// numbers, and so are the pairs.
+// the lowest that nobody had, or, if there is none, the lowest that is free: what a
+// switch still has under the number of one that went is not taken for the newcomer's.
+// The servers of each pair are put into the order of their numbers, and so are the
+// pairs; there may be gaps.
 func (c *Config) Renumber(old Numbers) error {
 	taken := map[uint16]bool{}
 	for i := range c.Pairs {
@@ -40,17 +42,17 @@ func (c *Config) Renumber(old Numbers) error {
 			c.Pairs[i].ID, taken[id] = id, true
 		}
 	}
-	next := uint16(1)
+	had := map[uint16]bool{}
+	for _, id := range old.Pairs {
+		had[id] = true
+	}
 	for i := range c.Pairs {
 		p := &c.Pairs[i]
 		if p.ID == 0 {
-			for taken[next] {
-				next++
-			}
-			if next > MaxPairs {
+			if p.ID = free(taken, had, MaxPairs); p.ID == 0 {
 				return fmt.Errorf("no number is left for pair %q", p.Name)
 			}
-			p.ID, taken[next] = next, true
+			taken[p.ID] = true
 		}
 		p.Servers = slices.Clone(p.Servers)
 		if err := renumberServers(p, old.Replicas[p.Name]); err != nil {
@@ -70,20 +72,38 @@ func renumberServers(p *Pair, old map[string]uint8) error {
 			s.Replica, taken[r] = r, true
 		}
 	}
+	had := map[uint8]bool{}
+	for _, r := range old {
+		had[r] = true
+	}
 	for i := range p.Servers {
 		s := &p.Servers[i]
-		for r := uint8(1); s.Replica == 0; r++ {
-			if r > ServersPerPair {
+		if s.Replica == 0 {
+			if s.Replica = free(taken, had, ServersPerPair); s.Replica == 0 {
 				return fmt.Errorf("no number is left for server %q", s.Name)
 			}
-			if !taken[r] {
-				s.Replica, taken[r] = r, true
-			}
+			taken[s.Replica] = true
 		}
 		s.RID = (p.ID-1)*ridsPerPair + uint16(s.Replica)
 	}
 	slices.SortFunc(p.Servers, func(a, b Server) int { return int(a.Replica) - int(b.Replica) })
 	return nil
+}
+
+// free returns the lowest number that nobody has or had, else the lowest that nobody
+// has, else 0.
+func free[N uint8 | uint16](taken, had map[N]bool, most N) N {
+	var second N
+	for n := N(1); n <= most; n++ {
+		switch {
+		case taken[n]:
+		case !had[n]:
+			return n
+		case second == 0:
+			second = n
+		}
+	}
+	return second
 }
 
 // Equal says whether the numbers are the same.

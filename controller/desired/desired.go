@@ -359,6 +359,9 @@ func (d *Desired) replace(ctx context.Context, cfg *config.Config, next store.Re
 		}
 	}
 	d.publish(cfg, "")
+	if err := d.pruneAdmin(cfg); err != nil {
+		d.opts.Logger.Warn("a server that is no more is still remembered as out of service", "error", err)
+	}
 	d.opts.Logger.Info("configuration in force", "version", next.Version, "file", next.File, "by", next.By)
 	return nil
 }

@@ -214,7 +214,8 @@ type WriteMembers struct {
 	Members []Replica
 }
 
-// WriteActive: the pair's `active` entry shall say this.
+// WriteActive: the pair's `active` entry shall say this. Active is 0 when nobody
+// shall be heard.
 type WriteActive struct {
 	Epoch  uint64
 	Active Replica
@@ -266,6 +267,7 @@ const (
 	ServerUp
 	ServerDown
 	WriteTrouble
+	AdminChanged
 )
 
 func (k Kind) String() string {
@@ -280,14 +282,17 @@ func (k Kind) String() string {
 		return "server down"
 	case WriteTrouble:
 		return "write failed"
+	case AdminChanged:
+		return "administrative state"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
 // Reply: answer an operator. Refused is empty when it was done.
 type Reply struct {
-	Request  uint64
-	Refused  string
+	Request uint64
+	Refused string
+	// Failover is how the active server changed for it; zero if it did not.
 	Failover Failover
 }
 

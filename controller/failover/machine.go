@@ -10,7 +10,8 @@ import (
 // Config is what a Machine has to know. The zero value of a duration means its
 // default.
 type Config struct {
-	// Servers are the names, in the order of their replica numbers.
+	// Servers are the names, in the order of their replica numbers; "" is a number
+	// that nobody has.
 	Servers []string
 	// Interval is that of the heartbeats; Missed of them in a row are silence.
 	Interval time.Duration
@@ -60,7 +61,7 @@ const MaxEpoch = 1 << 31
 // Machine is the state of one pair. It is not safe for concurrent use.
 type Machine struct {
 	config  Config
-	servers []*server
+	servers []*server // in the order of their numbers
 	state   State
 	// epoch is that of the last change of roles; floor is the highest epoch that
 	// anybody is known to have seen.
@@ -130,6 +131,13 @@ type server struct {
 	want  Assign
 	hold  time.Time
 	joins int // failed ones in a row
+
+	// What an operator lets it be.
+	admin  Admin
+	forced bool     // whatever is lost
+	reqs   []uint64 // who waits until it has no role
+	// protection is what its agent last said of its connections.
+	protection Protection
 }
 
 func (s *server) String() string { return s.name }
@@ -204,12 +212,15 @@ func New(config Config) *Machine {
 	}
 	m := &Machine{config: config}
 	for i, name := range config.Servers {
-		m.servers = append(m.servers, &server{
-			id: Replica(i + 1), name: name, beatUp: true,
-			witness: make(map[Replica]time.Time),
-		})
+		if name != "" {
+			m.servers = append(m.servers, newServer(Replica(i+1), name))
+		}
 	}
 	return m
+}
+
+func newServer(id Replica, name string) *server {
+	return &server{id: id, name: name, beatUp: true, witness: make(map[Replica]time.Time)}
 }
 
 // Step takes one event and returns what to do about it, in order. now must not
@@ -253,8 +264,21 @@ func (m *Machine) Step(now time.Time, ev Event) []Intent {
 		m.switchState(ev)
 	case SwitchOver:
 		m.switchOver(ev.Request)
+	case SetAdmin:
+		m.setAdmin(ev)
+	case GiveUp:
+		m.giveUp(ev.Request)
+	case AddServer:
+		m.addServer(ev)
+	case RemoveServer:
+		m.removeServer(ev)
+	case Protection:
+		if s := m.session(ev.Server, ev.Session); s != nil {
+			s.protection = ev
+		}
 	}
 	m.settle()
+	m.answerOperators()
 	out := m.out
 	m.out = nil
 	return out
@@ -263,10 +287,12 @@ func (m *Machine) Step(now time.Time, ev Event) []Intent {
 // ---- facts ----
 
 func (m *Machine) server(id Replica) *server {
-	if id == 0 || int(id) > len(m.servers) {
-		return nil
+	for _, s := range m.servers {
+		if s.id == id {
+			return s
+		}
 	}
-	return m.servers[id-1]
+	return nil
 }
 
 // session returns the server if that is its present session.
@@ -331,7 +357,7 @@ func (m *Machine) agentUp(ev AgentUp) {
 		if m.flip != nil || s != m.active {
 			break
 		}
-		switch holds := ev.Role == Active && ev.Epoch == m.epoch && s.well(); {
+		switch holds := ev.Role == Active && ev.Epoch == m.epoch && s.well() && !s.expelled(); {
 		case holds && m.writing == 0:
 			// It is the process that the switch still names.
 			m.assign(s, Assign{Epoch: m.epoch, Role: Active, Released: true})
@@ -643,12 +669,16 @@ type Status struct {
 
 // ServerStatus is a server as it is now.
 type ServerStatus struct {
+	Replica       Replica
 	Name          string
 	Role          Role
 	Joining       bool
 	Attached      bool
 	ApplicationUp bool
 	LastHeartbeat time.Time
+	// Admin is what an operator lets it be; Forced, whatever is lost.
+	Admin  Admin
+	Forced bool
 }
 
 // Status returns a copy that belongs to the caller.
@@ -671,8 +701,9 @@ func (m *Machine) Status() Status {
 			role = Fenced // as soon as the switch is written
 		}
 		st.Servers = append(st.Servers, ServerStatus{
-			Name: s.name, Role: role, Joining: m.state == Joining && s == m.backup,
+			Replica: s.id, Name: s.name, Role: role, Joining: m.state == Joining && s == m.backup,
 			Attached: s.attached, ApplicationUp: s.healthUp && s.beatUp, LastHeartbeat: s.beat.last,
+			Admin: s.admin, Forced: s.forced,
 		})
 	}
 	return st

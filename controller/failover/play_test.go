@@ -196,6 +196,9 @@ func (st *stage) describe(in Intent) string {
 		if in.Refused != "" {
 			return fmt.Sprintf("reply to %d: refused, %s", in.Request, in.Refused)
 		}
+		if in.Failover == (Failover{}) {
+			return fmt.Sprintf("reply to %d: done", in.Request)
+		}
 		return fmt.Sprintf("reply to %d: %s is active in epoch %d", in.Request, st.name(in.Failover.To), in.Failover.Epoch)
 	}
 	return fmt.Sprintf("unknown intent %T", in)
@@ -219,6 +222,10 @@ func (st *stage) describe(in Intent) string {
 //	applied NAME                         answers its last assignment
 //	stream NAME up|down [REASON]         as the agent NAME reports it
 //	switch-over N
+//	drain NAME request=N [force] | fence NAME request=N [force] | undrain NAME request=N
+//	add NAME | remove NAME               a server of the pair
+//	give-up N                            nobody waits for the answer any more
+//	connections NAME N protected=N       as the agent NAME counts them
 //	status
 func (st *stage) command(line string) ([]string, error) {
 	fields := strings.Fields(line)
@@ -234,7 +241,8 @@ func (st *stage) command(line string) ([]string, error) {
 	}
 	var who Replica
 	switch verb {
-	case "agent", "closed", "timed-out", "health", "heartbeat", "applied", "stream":
+	case "agent", "closed", "timed-out", "health", "heartbeat", "applied", "stream",
+		"remove", "drain", "fence", "undrain", "connections":
 		if len(words) == 0 {
 			return nil, fmt.Errorf("who?")
 		}
@@ -371,12 +379,47 @@ func (st *stage) command(line string) ([]string, error) {
 			return nil, err
 		}
 		return st.step(SwitchOver{Request: n}), nil
+	case "drain", "fence", "undrain":
+		admin := map[string]Admin{"drain": Drained, "fence": Isolated, "undrain": InService}[verb]
+		return st.step(SetAdmin{
+			Request: number("request", 0), Server: who, State: admin, Force: slices.Contains(words, "force"),
+		}), nil
+	case "add":
+		st.config.Servers = append(slices.Clone(st.config.Servers), words[0])
+		return st.step(AddServer{Server: Replica(len(st.config.Servers)), Name: words[0]}), nil
+	case "remove":
+		if why := st.m.Removable(who); why != "" {
+			return []string{"refused: " + why}, nil
+		}
+		lines := st.step(RemoveServer{Server: who})
+		st.config.Servers = slices.Clone(st.config.Servers)
+		st.config.Servers[who-1] = ""
+		return lines, nil
+	case "give-up":
+		n, err := strconv.ParseUint(words[0], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		return st.step(GiveUp{Request: n}), nil
+	case "connections":
+		n, err := strconv.ParseUint(words[0], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		return st.step(Protection{
+			Server: who, Session: st.sessions[who], Epoch: number("epoch", st.assigned[who].Epoch),
+			Connections: n, Protected: number("protected", 0),
+		}), nil
 	case "status":
 		s := st.m.Status()
 		lines := []string{fmt.Sprintf("%s, epoch %d", s.State, s.Epoch)}
 		for _, sv := range s.Servers {
-			lines = append(lines, fmt.Sprintf("  %s: %s, joining %t, attached %t, application up %t",
-				sv.Name, sv.Role, sv.Joining, sv.Attached, sv.ApplicationUp))
+			line := fmt.Sprintf("  %s: %s, joining %t, attached %t, application up %t",
+				sv.Name, sv.Role, sv.Joining, sv.Attached, sv.ApplicationUp)
+			if sv.Admin != InService {
+				line += ", " + sv.Admin.String()
+			}
+			lines = append(lines, line)
 		}
 		return lines, nil
 	}

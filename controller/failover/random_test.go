@@ -5,6 +5,7 @@ package failover
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -65,12 +66,29 @@ type world struct {
 	pending []Intent
 
 	lastEpoch uint64             // of WriteActive
+	wanted    Replica            // by WriteActive
 	released  map[uint64]Replica // whom an epoch released
-	calm      bool
+
+	// What operators have asked for.
+	admin   map[Replica]Admin
+	forced  map[Replica]bool
+	gone    map[Replica]bool // not of the pair
+	request uint64
+	waiting map[uint64]bool // for an answer
+	decided map[uint64]decision
+	calm    bool
 	// guess: the failover was decided by a controller that has just started. It
 	// cannot tell whether the backup, whose role the switch confirms, had got all
 	// connections; but there is nobody better.
 	guess bool
+}
+
+// decision is what was known when an epoch began.
+type decision struct {
+	over    bool // an operator's switch-over
+	admin   map[Replica]Admin
+	forced  map[Replica]bool
+	covered map[Replica]uint64
 }
 
 // process is an agent, and the host it runs on.
@@ -91,6 +109,8 @@ type process struct {
 	// holds is the epoch in which this process got a copy of every connection;
 	// 0 if it has none.
 	holds uint64
+	// covered is the epoch in which it last said that the backup holds all.
+	covered uint64
 }
 
 func newWorld(seed uint64) *world {
@@ -98,7 +118,8 @@ func newWorld(seed uint64) *world {
 	w := &world{
 		rng: rng, now: time.Unix(1000, 0),
 		config:   Config{Servers: []string{"server1", "server2", "server3"}[:2+rng.IntN(2)]},
-		released: map[uint64]Replica{},
+		released: map[uint64]Replica{}, decided: map[uint64]decision{}, waiting: map[uint64]bool{},
+		admin: map[Replica]Admin{}, forced: map[Replica]bool{}, gone: map[Replica]bool{},
 	}
 	for i := range w.config.Servers {
 		w.agents = append(w.agents, &process{id: Replica(i + 1), appUp: true, linked: true, carrier: rng.IntN(2) == 0})
@@ -128,8 +149,22 @@ func (w *world) step(ev Event) {
 			if in.Epoch <= w.lastEpoch {
 				w.fault("epoch %d was written after %d", in.Epoch, w.lastEpoch)
 			}
-			w.lastEpoch = in.Epoch
+			w.lastEpoch, w.wanted = in.Epoch, in.Active
 			w.pending = append(w.pending, in)
+			_, over := ev.(SwitchOver)
+			d := decision{over: over, admin: maps.Clone(w.admin), forced: maps.Clone(w.forced), covered: map[Replica]uint64{}}
+			for _, p := range w.agents {
+				d.covered[p.id] = p.covered
+			}
+			w.decided[in.Epoch] = d
+			// That it stays for a moment in another epoch, as its backup goes, is no harm.
+			if w.admin[in.Active] == Isolated && w.wanted != in.Active {
+				w.fault("server%d is fenced by an operator, and was made the active one", in.Active)
+			}
+			_, removed := ev.(RemoveServer)
+			if in.Active == 0 && !removed && !slices.ContainsFunc(w.agents, func(p *process) bool { return w.forced[p.id] || w.admin[p.id] == Isolated }) {
+				w.fault("nobody is heard, and no operator wants that")
+			}
 		case WriteMembers:
 			if len(in.Members) == 0 {
 				w.fault("a group without members")
@@ -139,6 +174,11 @@ func (w *world) step(ev Event) {
 			w.assigned(in)
 		case RecordFailover:
 			w.recorded(in)
+		case Reply:
+			if !w.waiting[in.Request] {
+				w.fault("request %d was answered, and nobody waits for it", in.Request)
+			}
+			delete(w.waiting, in.Request)
 		case Notify:
 			if in.Kind == StateChanged && strings.Contains(in.Message, "-> failing over") {
 				w.guess = strings.HasPrefix(in.Message, "recovering") ||
@@ -167,6 +207,9 @@ func (w *world) assigned(a Assign) {
 		(st.State == Simplex || st.State == Joining || st.State == Duplex) {
 		w.fault("server%d was fenced, and it is the active one of a pair that is %s", a.Server, st.State)
 	}
+	if a.Role == Backup && w.admin[a.Server] != InService {
+		w.fault("server%d is %v, and was told %+v", a.Server, w.admin[a.Server], a)
+	}
 	if a.Role == Backup && (a.Peer == 0 || a.Peer == a.Server) {
 		w.fault("a backup without an active server: %+v", a)
 	}
@@ -176,6 +219,14 @@ func (w *world) assigned(a Assign) {
 func (w *world) recorded(r RecordFailover) {
 	if r.Decided.Before(r.Suspected) || r.Written.Before(r.Decided) {
 		w.fault("times out of order: %+v", r)
+	}
+	if d := w.decided[r.Epoch]; r.Cause == CauseOperator && !d.over && !d.forced[r.From] {
+		if d.admin[r.From] == Drained && d.covered[r.From] != r.Epoch-1 {
+			w.fault("server%d was drained, and has not said that all its connections are held", r.From)
+		}
+		if r.Cold {
+			w.fault("an operator who has not accepted it lost the connections of server%d", r.From)
+		}
 	}
 	if r.Final || r.Cold {
 		return
@@ -221,6 +272,13 @@ func (w *world) streams() {
 		up := b.alive && b.have.Role == Backup && b.have.Epoch == p.have.Epoch && b.have.Peer == p.id && p.linked && b.linked
 		if up {
 			b.holds = p.have.Epoch
+		}
+		if up && p.session != 0 && w.rng.IntN(8) == 0 {
+			old := uint64(w.rng.IntN(2)) // connections from before
+			if p.covered = 0; old == 0 {
+				p.covered = p.have.Epoch
+			}
+			w.step(Protection{Server: p.id, Session: p.session, Epoch: p.have.Epoch, Connections: 5, Protected: 5 - old})
 		}
 		if p.session != 0 && up != p.stream && w.rng.IntN(3) == 0 {
 			p.stream = up
@@ -283,6 +341,9 @@ func (w *world) write(ok bool) {
 }
 
 func (w *world) attach(p *process) {
+	if w.gone[p.id] {
+		return
+	}
 	w.session++
 	p.session = w.session
 	p.inbox = nil // what was on the old connection is lost
@@ -324,20 +385,40 @@ func (w *world) kill(p *process) {
 }
 
 func (w *world) restartController() {
-	w.m = New(w.config)
+	cfg := w.config
+	cfg.Servers = slices.Clone(cfg.Servers)
+	for r := range w.gone {
+		cfg.Servers[r-1] = ""
+	}
+	w.m = New(cfg)
 	w.pending = nil
 	for _, p := range w.agents {
 		p.session, p.inbox = 0, nil
 	}
 	// What was asked for but not written is unknown to the new one.
-	w.lastEpoch = w.epoch
+	w.lastEpoch, w.wanted = w.epoch, w.active
 	for e := range w.released {
 		if e > w.epoch {
 			delete(w.released, e)
 		}
 	}
 	w.note("a new controller")
-	w.step(SwitchState{Active: w.active, Epoch: w.epoch, Members: slices.Clone(w.members)})
+	clear(w.waiting)
+	for _, p := range w.agents {
+		if a := w.admin[p.id]; a != InService {
+			w.step(SetAdmin{Server: p.id, State: a, Force: w.forced[p.id]})
+		}
+	}
+	st := SwitchState{Active: w.active, Epoch: w.epoch}
+	if w.gone[st.Active] {
+		st.Active = 0
+	}
+	for _, r := range w.members {
+		if !w.gone[r] {
+			st.Members = append(st.Members, r)
+		}
+	}
+	w.step(st)
 }
 
 // restartSwitch empties the switch, which is then told everything again.
@@ -346,6 +427,49 @@ func (w *world) restartSwitch() {
 	st := w.m.Status()
 	w.active, w.epoch, w.members = st.Active, st.Epoch, st.Members
 	w.note("a new switch: active %d epoch %d members %s", w.active, w.epoch, replicas(w.members))
+}
+
+// operate has an operator put a server out of service, or into it.
+func (w *world) operate(p *process, a Admin, force bool) {
+	if w.gone[p.id] {
+		return
+	}
+	w.request++
+	w.waiting[w.request] = true
+	before := w.admin[p.id]
+	forced := w.forced[p.id]
+	// What the machine does in the same step is judged by this; a refusal takes it back.
+	if a == InService {
+		w.admin[p.id], w.forced[p.id] = a, false
+	} else {
+		w.admin[p.id] = max(before, a)
+		w.forced[p.id] = forced || force
+	}
+	w.step(SetAdmin{Request: w.request, Server: p.id, State: a, Force: force})
+	st := w.m.Status()
+	i := slices.IndexFunc(st.Servers, func(s ServerStatus) bool { return s.Replica == p.id })
+	if got := st.Servers[i].Admin; got != w.admin[p.id] {
+		if w.waiting[w.request] || force || a == InService {
+			w.fault("server%d shall be %v, is %v, and nobody was told why", p.id, w.admin[p.id], got)
+		}
+		w.admin[p.id], w.forced[p.id] = before, forced
+	}
+}
+
+// member takes a server out of the pair, or into it.
+func (w *world) member(p *process) {
+	if w.gone[p.id] {
+		delete(w.gone, p.id)
+		w.step(AddServer{Server: p.id, Name: w.config.Servers[p.id-1]})
+		return
+	}
+	if len(w.agents)-len(w.gone) <= 2 || w.m.Removable(p.id) != "" {
+		return
+	}
+	w.step(RemoveServer{Server: p.id})
+	w.gone[p.id] = true
+	w.admin[p.id], w.forced[p.id] = InService, false
+	p.session, p.inbox = 0, nil
 }
 
 // live is a number of random events.
@@ -385,16 +509,24 @@ func (w *world) live(n int) {
 				w.restartSwitch()
 			}
 		case 15:
-			w.step(SwitchOver{Request: 1})
-		case 16:
-			w.write(w.rng.IntN(3) > 0)
-		case 17:
-			w.now = w.now.Add(time.Duration(w.rng.IntN(200)) * time.Millisecond) // a stall
-		case 18:
-			w.read(p)
-		case 19, 20:
-			// Quiet for long enough to become duplex.
-			w.pass(400 * time.Millisecond)
+			w.request++
+			w.waiting[w.request] = true
+			w.step(SwitchOver{Request: w.request})
+		case 21:
+			w.operate(p, []Admin{Drained, Isolated, InService}[w.rng.IntN(3)], w.rng.IntN(4) == 0)
+		case 22:
+			w.operate(p, InService, false)
+		case 23:
+			w.member(p)
+		case 24:
+			// Somebody has waited long enough. A switch-over is not given up.
+			for _, p := range w.m.servers {
+				if len(p.reqs) > 0 {
+					r := p.reqs[0]
+					delete(w.waiting, r)
+					w.step(GiveUp{Request: r})
+				}
+			}
 		default:
 			w.pass(time.Duration(1+w.rng.IntN(40)) * time.Millisecond)
 		}
@@ -412,6 +544,10 @@ func (w *world) heal() {
 	w.note("all trouble ends")
 	w.calm = true
 	for _, p := range w.agents {
+		if w.gone[p.id] {
+			w.member(p)
+		}
+		w.operate(p, InService, false)
 		p.linked = true
 		if !p.alive {
 			w.start(p)
@@ -429,6 +565,9 @@ func (w *world) heal() {
 		}
 	}
 	w.pass(200 * time.Millisecond)
+	if len(w.waiting) > 0 {
+		w.fault("nobody has answered %v", w.waiting)
+	}
 	st := w.m.Status()
 	if st.State != Duplex {
 		w.fault("the pair is %s, not duplex", st.State)

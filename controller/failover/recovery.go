@@ -22,13 +22,19 @@ func (m *Machine) settleRecovering() {
 	aAlone := aHere && a.claim > m.epoch
 	pFollows := p != nil && p.attached && p.claimRole == Backup && p.claim == m.epoch
 	pChosen := p != nil && p.attached && p.claimRole == Active && p.claim > m.epoch
-	pHolds := (pFollows || pChosen) && p.well()
+	pHolds := (pFollows || pChosen) && p.well() && !p.expelled()
 	late := !m.now.Before(m.deadline)
 	// quiet: it was not heard, though there was time enough.
 	quiet := func(s *server) bool {
 		return !m.fresh(s) && m.now.Sub(m.recoverySince) > recoverQuiet*m.limit()
 	}
 	switch {
+	case a.expelled() && pHolds && p.usable():
+		m.flipTo(p, m.byOperator(a), false)
+	case a.expelled() && p != nil && p.usable() && !p.attached && !quiet(p) && !late:
+		return // its backup may come
+	case a.expelled():
+		m.expel(a, m.byOperator(a))
 	case aAlone:
 		m.backup = p
 		m.dropBackup(failure{cause: "it was told so", reason: fmt.Sprintf("in epoch %d", a.claim)})
@@ -38,17 +44,20 @@ func (m *Machine) settleRecovering() {
 		}
 		m.assign(a, Assign{Epoch: m.epoch, Role: Active, Released: true})
 		m.become(Simplex, "%s kept", a)
-	case aHere && pFollows:
+	case aHere && pFollows && p.usable():
 		m.backup = p
 		m.step, m.resumed = joinStreaming, true
 		m.deadline = m.now.Add(resumeTimeout)
 		m.assign(a, Assign{Epoch: m.epoch, Role: Active, Released: true, Peer: p.id})
 		m.assign(p, Assign{Epoch: m.epoch, Role: Backup, Peer: a.id})
 		m.become(Joining, "%s and %s kept", a, p)
-	case aHere && (p.attached || quiet(p) || late):
+	case aHere && (p.attached || !p.usable() || quiet(p) || late):
 		why := failure{cause: "not back"}
 		if p.attached {
 			why = failure{cause: "it is not the backup of this epoch"}
+		}
+		if !p.usable() {
+			why = m.byOperator(p)
 		}
 		m.backup = p
 		m.dropBackup(why)

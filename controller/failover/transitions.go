@@ -57,7 +57,7 @@ func (m *Machine) healthiest(except *server) *server {
 	}
 	var best *server
 	for _, s := range m.servers {
-		if s != except && s.well() && (best == nil || rank(s) > rank(best)) {
+		if s != except && s.usable() && s.well() && (best == nil || rank(s) > rank(best)) {
 			best = s
 		}
 	}
@@ -66,14 +66,22 @@ func (m *Machine) healthiest(except *server) *server {
 
 func (m *Machine) settleDown() {
 	if f := m.flip; f != nil {
-		if f.to.attached {
+		switch {
+		case f.to.expelled():
+			m.down = m.byOperator(f.to)
+			m.forget(f.to)
+		case f.to.attached:
 			return // bringing up; waits for the write
+		default:
+			m.down = f.to.lost
 		}
-		m.down = f.to.lost
 		m.flip = nil
 	}
 	s := m.healthiest(nil)
 	if s == nil {
+		if m.active != nil && m.active.expelled() {
+			m.expel(m.active, m.byOperator(m.active))
+		}
 		return
 	}
 	if m.active != nil && m.active != s {
@@ -134,9 +142,10 @@ func (m *Machine) flipped() {
 	m.record = f.record
 	m.emit(RecordFailover{Failover: *f.record})
 	m.notify(FailedOver, "%s to %s in epoch %d, %s", f.from, f.to, m.epoch, f.record.Cause)
-	for _, r := range f.reqs {
+	for _, r := range append(f.reqs, f.from.reqs...) {
 		m.emit(Reply{Request: r, Failover: *f.record})
 	}
+	f.from.reqs = nil
 	m.become(Simplex, "%s serves", f.to)
 }
 
@@ -154,11 +163,14 @@ func (m *Machine) abandonFlip(reason string) {
 func (m *Machine) settleFailingOver() {
 	f := m.flip
 	why, bad := m.failed(f.to, f.from)
+	if f.to.expelled() {
+		why, bad = m.byOperator(f.to), true
+	}
 	if !bad {
 		return
 	}
 	better := m.healthiest(f.to)
-	if f.to.attached && better == nil {
+	if f.to.attached && better == nil && !f.to.expelled() {
 		return // nobody else can; it may recover
 	}
 	m.abandonFlip(fmt.Sprintf("%s failed, too: %s", f.to, why))
@@ -166,7 +178,7 @@ func (m *Machine) settleFailingOver() {
 	if f.to.attached {
 		m.forget(f.to)
 	}
-	if f.from.attached && f.from.well() && f.from.role == Active {
+	if f.from.attached && f.from.well() && f.from.role == Active && !f.from.expelled() {
 		// It was asked to leave, has not been fenced, and holds everything.
 		m.nextEpoch()
 		m.flip = &flip{to: f.from}
@@ -182,7 +194,7 @@ func (m *Machine) settleSimplex() {
 	a := m.active
 	var other *server
 	for _, s := range m.servers {
-		if s != a && s.well() && m.fresh(s) && (other == nil || s.beat.last.After(other.beat.last)) {
+		if s != a && s.usable() && s.well() && m.fresh(s) && (other == nil || s.beat.last.After(other.beat.last)) {
 			other = s
 		}
 	}
@@ -190,6 +202,10 @@ func (m *Machine) settleSimplex() {
 	// serves: only its agent's session is lost, the server itself is heard.
 	serves := !a.attached && a.lost.cause == CauseTimedOut && m.fresh(a) && a.beatUp
 	switch {
+	case a.expelled() && other != nil:
+		m.flipTo(other, m.byOperator(a), true)
+	case a.expelled():
+		m.expel(a, m.byOperator(a))
 	case !bad:
 		if m.unprotected {
 			m.unprotected = false
@@ -212,7 +228,7 @@ func (m *Machine) settleSimplex() {
 // settleJoiner lets a server join that waits for it.
 func (m *Machine) settleJoiner() {
 	for _, s := range m.servers {
-		if s == m.active || s.role != Fenced || !s.well() || !m.fresh(s) || m.now.Before(s.hold) {
+		if s == m.active || s.role != Fenced || !s.usable() || !s.well() || !m.fresh(s) || m.now.Before(s.hold) {
 			continue
 		}
 		m.nextEpoch()
@@ -264,6 +280,10 @@ func (m *Machine) settleJoining() {
 	case bBad:
 		b.joins++
 		m.dropBackup(bWhy)
+	case !b.usable():
+		m.dropBackup(m.byOperator(b))
+	case a.expelled() && m.fresh(b):
+		m.flipTo(b, m.byOperator(a), !m.resumed)
 	case aBad:
 		m.dropBackup(failure{cause: aWhy.cause, reason: "of " + a.name})
 	case m.step == joinStreaming && a.streamFor == m.epoch && a.streamUp:
@@ -297,6 +317,10 @@ func (m *Machine) settleDuplex() {
 		m.flipTo(b, aWhy, false)
 	case bBad:
 		m.dropBackup(bWhy)
+	case !b.usable():
+		m.dropBackup(m.byOperator(b))
+	case m.leaves(a, b):
+		m.flipTo(b, m.byOperator(a), false)
 	case a.streamFor == m.epoch && !a.streamUp && (!a.beat.seen() || m.fresh(a)):
 		// A server that is not heard of itself does not judge the other.
 		m.dropBackup(failure{cause: CauseStream, reason: a.streamReason})

@@ -66,6 +66,7 @@ type Session struct {
 	out chan *agentv1.Assignment
 	// heard is when something last came, in nanoseconds since 1970.
 	heard atomic.Int64
+	end   chan struct{} // a token: End was called
 
 	mu   sync.Mutex
 	sent []sent // assignments that were not answered yet
@@ -105,6 +106,16 @@ func (s *Session) Assign(a *agentv1.Assignment) {
 	}
 }
 
+// End ends the session, once what was assigned until then has been answered, or
+// endTimeout later. It does not block. The handler is told as if the agent had closed
+// it.
+func (s *Session) End() {
+	select {
+	case s.end <- struct{}{}:
+	default:
+	}
+}
+
 // Answers says whether the assignment that an Applied answers was a released
 // one. Agents answer in order; an answer to a later assignment answers the
 // earlier ones, too.
@@ -126,6 +137,12 @@ func (s *Session) Pending() bool {
 	defer s.mu.Unlock()
 	return len(s.sent) > 0
 }
+
+// How long an End waits for answers, and how often it looks.
+const (
+	endTimeout = time.Second
+	endPause   = 5 * time.Millisecond
+)
 
 // AgentServer is the AgentControl service with a listener of its own.
 type AgentServer struct {
@@ -188,7 +205,7 @@ func (s *AgentServer) Serve(ctx context.Context, l net.Listener) error {
 // Session implements agentv1.AgentControlServer.
 func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 	ctx := stream.Context()
-	session := &Session{ID: s.ids.Add(1), out: make(chan *agentv1.Assignment, queued)}
+	session := &Session{ID: s.ids.Add(1), out: make(chan *agentv1.Assignment, queued), end: make(chan struct{}, 1)}
 	var conn *conn // nil for other transports
 	if p, ok := peer.FromContext(ctx); ok {
 		session.Remote = p.Addr.String()
@@ -236,6 +253,8 @@ func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 	}
 
 	done := make(chan struct{})
+	var ending <-chan time.Time
+	var until time.Time
 	var sender sync.WaitGroup
 	sender.Go(func() {
 		for {
@@ -244,6 +263,14 @@ func (s *AgentServer) Session(stream agentv1.AgentControl_SessionServer) error {
 				m := &agentv1.ControllerMessage{Message: &agentv1.ControllerMessage_Assignment{Assignment: a}}
 				if stream.Send(m) != nil {
 					return // Recv fails, too
+				}
+			case <-session.end:
+				ending, until = time.After(0), time.Now().Add(endTimeout)
+			case <-ending:
+				if session.Pending() && time.Now().Before(until) {
+					ending = time.After(endPause)
+				} else if ending = nil; conn != nil {
+					conn.Close()
 				}
 			case <-done:
 				return

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package store keeps what a controller must not forget: the configuration that is
-// in force, whether it still has to be confirmed, what was made through the API, and
-// the numbers that pairs and servers have in the switch. It is one file, of
+// in force, whether it still has to be confirmed, what was made through the API, who
+// was put out of service, and the numbers that pairs and servers have in the switch. It is one file, of
 // go.etcd.io/bbolt: a change is there as a whole or not at all, and when Update
 // returns it survives the end of the process and of the host.
 package store
@@ -48,6 +48,18 @@ type State struct {
 	// Objects are in the order in which they were made.
 	Objects []config.Object
 	Numbers config.Numbers
+	// Admin are the servers that an operator has put out of service, by name.
+	Admin map[string]Admin
+}
+
+// Admin is how an operator has put a server out of service.
+type Admin struct {
+	// State is "drained" or "fenced".
+	State string `json:"state"`
+	// Forced: whatever was lost with it.
+	Forced bool      `json:"forced,omitempty"`
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
 }
 
 // Store is an open file. Its methods may be called from any goroutine.
@@ -59,6 +71,7 @@ var (
 	running       = []byte("running")
 	pending       = []byte("pending")
 	numbers       = []byte("numbers")
+	admin         = []byte("admin")
 )
 
 // File is the name of the store in its state directory.
@@ -98,7 +111,7 @@ func (s *Store) Load() (State, error) {
 	err := s.db.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket(configuration)
 		return errors.Join(
-			read(b, running, &st.Running), read(b, pending, &st.Pending), read(b, numbers, &st.Numbers),
+			read(b, running, &st.Running), read(b, pending, &st.Pending), read(b, numbers, &st.Numbers), read(b, admin, &st.Admin),
 			tx.Bucket(objects).ForEach(func(_, v []byte) error {
 				var o config.Object
 				if err := json.Unmarshal(v, &o); err != nil {
@@ -156,6 +169,9 @@ func (t Tx) SetPending(p *Pending) error { return t.put(pending, p, p == nil) }
 
 // SetNumbers replaces the numbers.
 func (t Tx) SetNumbers(n config.Numbers) error { return t.put(numbers, n, false) }
+
+// SetAdmin replaces who is out of service.
+func (t Tx) SetAdmin(m map[string]Admin) error { return t.put(admin, m, len(m) == 0) }
 
 // Add appends an object.
 func (t Tx) Add(o config.Object) error {

@@ -145,6 +145,61 @@ func (ServerRole) EnumDescriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{1}
 }
 
+// AdminState is what an operator lets a server be.
+type AdminState int32
+
+const (
+	AdminState_ADMIN_STATE_UNSPECIFIED AdminState = 0
+	AdminState_ADMIN_STATE_IN_SERVICE  AdminState = 1
+	// No new role.
+	AdminState_ADMIN_STATE_DRAINED AdminState = 2
+	// It shall not be heard.
+	AdminState_ADMIN_STATE_FENCED AdminState = 3
+)
+
+// Enum value maps for AdminState.
+var (
+	AdminState_name = map[int32]string{
+		0: "ADMIN_STATE_UNSPECIFIED",
+		1: "ADMIN_STATE_IN_SERVICE",
+		2: "ADMIN_STATE_DRAINED",
+		3: "ADMIN_STATE_FENCED",
+	}
+	AdminState_value = map[string]int32{
+		"ADMIN_STATE_UNSPECIFIED": 0,
+		"ADMIN_STATE_IN_SERVICE":  1,
+		"ADMIN_STATE_DRAINED":     2,
+		"ADMIN_STATE_FENCED":      3,
+	}
+)
+
+func (x AdminState) Enum() *AdminState {
+	p := new(AdminState)
+	*p = x
+	return p
+}
+
+func (x AdminState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AdminState) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_v1_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (AdminState) Type() protoreflect.EnumType {
+	return &file_admin_v1_admin_proto_enumTypes[2]
+}
+
+func (x AdminState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AdminState.Descriptor instead.
+func (AdminState) EnumDescriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
 type EventType int32
 
 const (
@@ -155,6 +210,8 @@ const (
 	EventType_EVENT_TYPE_SERVER_UP     EventType = 4
 	EventType_EVENT_TYPE_SERVER_DOWN   EventType = 5
 	EventType_EVENT_TYPE_WRITE_FAILED  EventType = 6
+	// An operator has put a server out of service or into it, or added or removed it.
+	EventType_EVENT_TYPE_SERVER_ADMIN EventType = 7
 )
 
 // Enum value maps for EventType.
@@ -167,6 +224,7 @@ var (
 		4: "EVENT_TYPE_SERVER_UP",
 		5: "EVENT_TYPE_SERVER_DOWN",
 		6: "EVENT_TYPE_WRITE_FAILED",
+		7: "EVENT_TYPE_SERVER_ADMIN",
 	}
 	EventType_value = map[string]int32{
 		"EVENT_TYPE_UNSPECIFIED":   0,
@@ -176,6 +234,7 @@ var (
 		"EVENT_TYPE_SERVER_UP":     4,
 		"EVENT_TYPE_SERVER_DOWN":   5,
 		"EVENT_TYPE_WRITE_FAILED":  6,
+		"EVENT_TYPE_SERVER_ADMIN":  7,
 	}
 )
 
@@ -190,11 +249,11 @@ func (x EventType) String() string {
 }
 
 func (EventType) Descriptor() protoreflect.EnumDescriptor {
-	return file_admin_v1_admin_proto_enumTypes[2].Descriptor()
+	return file_admin_v1_admin_proto_enumTypes[3].Descriptor()
 }
 
 func (EventType) Type() protoreflect.EnumType {
-	return &file_admin_v1_admin_proto_enumTypes[2]
+	return &file_admin_v1_admin_proto_enumTypes[3]
 }
 
 func (x EventType) Number() protoreflect.EnumNumber {
@@ -203,7 +262,7 @@ func (x EventType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EventType.Descriptor instead.
 func (EventType) EnumDescriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{3}
 }
 
 type Change_Op int32
@@ -242,11 +301,11 @@ func (x Change_Op) String() string {
 }
 
 func (Change_Op) Descriptor() protoreflect.EnumDescriptor {
-	return file_admin_v1_admin_proto_enumTypes[3].Descriptor()
+	return file_admin_v1_admin_proto_enumTypes[4].Descriptor()
 }
 
 func (Change_Op) Type() protoreflect.EnumType {
-	return &file_admin_v1_admin_proto_enumTypes[3]
+	return &file_admin_v1_admin_proto_enumTypes[4]
 }
 
 func (x Change_Op) Number() protoreflect.EnumNumber {
@@ -291,11 +350,11 @@ func (x Service_Origin) String() string {
 }
 
 func (Service_Origin) Descriptor() protoreflect.EnumDescriptor {
-	return file_admin_v1_admin_proto_enumTypes[4].Descriptor()
+	return file_admin_v1_admin_proto_enumTypes[5].Descriptor()
 }
 
 func (Service_Origin) Type() protoreflect.EnumType {
-	return &file_admin_v1_admin_proto_enumTypes[4]
+	return &file_admin_v1_admin_proto_enumTypes[5]
 }
 
 func (x Service_Origin) Number() protoreflect.EnumNumber {
@@ -304,7 +363,7 @@ func (x Service_Origin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Origin.Descriptor instead.
 func (Service_Origin) EnumDescriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15, 0}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type GetConfigurationRequest struct {
@@ -926,6 +985,347 @@ func (x *DeleteServiceRequest) GetDryRun() bool {
 	return false
 }
 
+type DrainServerRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Server string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Connections may end, and the pair may be left without anybody.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainServerRequest) Reset() {
+	*x = DrainServerRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainServerRequest) ProtoMessage() {}
+
+func (x *DrainServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainServerRequest.ProtoReflect.Descriptor instead.
+func (*DrainServerRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DrainServerRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *DrainServerRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type FenceServerRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Server string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// The pair may be left without anybody.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceServerRequest) Reset() {
+	*x = FenceServerRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceServerRequest) ProtoMessage() {}
+
+func (x *FenceServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceServerRequest.ProtoReflect.Descriptor instead.
+func (*FenceServerRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *FenceServerRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *FenceServerRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type UndrainServerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainServerRequest) Reset() {
+	*x = UndrainServerRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainServerRequest) ProtoMessage() {}
+
+func (x *UndrainServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainServerRequest.ProtoReflect.Descriptor instead.
+func (*UndrainServerRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UndrainServerRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+// ServerChange is what became of a server, and of its pair with it.
+type ServerChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pair  *Pair                  `protobuf:"bytes,1,opt,name=pair,proto3" json:"pair,omitempty"`
+	// Who took over; absent if nobody had to.
+	Failover      *Failover `protobuf:"bytes,2,opt,name=failover,proto3" json:"failover,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerChange) Reset() {
+	*x = ServerChange{}
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerChange) ProtoMessage() {}
+
+func (x *ServerChange) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerChange.ProtoReflect.Descriptor instead.
+func (*ServerChange) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ServerChange) GetPair() *Pair {
+	if x != nil {
+		return x.Pair
+	}
+	return nil
+}
+
+func (x *ServerChange) GetFailover() *Failover {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
+type CreateServerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pair  string                 `protobuf:"bytes,1,opt,name=pair,proto3" json:"pair,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The switch's port that leads to it, its MAC, and the address of its gateway.
+	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Mac           string `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	Gateway       string `protobuf:"bytes,5,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	DryRun        bool   `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateServerRequest) Reset() {
+	*x = CreateServerRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateServerRequest) ProtoMessage() {}
+
+func (x *CreateServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateServerRequest.ProtoReflect.Descriptor instead.
+func (*CreateServerRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CreateServerRequest) GetPair() string {
+	if x != nil {
+		return x.Pair
+	}
+	return ""
+}
+
+func (x *CreateServerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateServerRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *CreateServerRequest) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *CreateServerRequest) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *CreateServerRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type DeleteServerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteServerRequest) Reset() {
+	*x = DeleteServerRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteServerRequest) ProtoMessage() {}
+
+func (x *DeleteServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteServerRequest.ProtoReflect.Descriptor instead.
+func (*DeleteServerRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DeleteServerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteServerRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type ListPairsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All pairs when empty.
@@ -936,7 +1336,7 @@ type ListPairsRequest struct {
 
 func (x *ListPairsRequest) Reset() {
 	*x = ListPairsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1348,7 @@ func (x *ListPairsRequest) String() string {
 func (*ListPairsRequest) ProtoMessage() {}
 
 func (x *ListPairsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1361,7 @@ func (x *ListPairsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListPairsRequest) GetPair() string {
@@ -980,7 +1380,7 @@ type ListPairsResponse struct {
 
 func (x *ListPairsResponse) Reset() {
 	*x = ListPairsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1392,7 @@ func (x *ListPairsResponse) String() string {
 func (*ListPairsResponse) ProtoMessage() {}
 
 func (x *ListPairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1405,7 @@ func (x *ListPairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListPairsResponse) GetPairs() []*Pair {
@@ -1031,7 +1431,7 @@ type Pair struct {
 
 func (x *Pair) Reset() {
 	*x = Pair{}
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1443,7 @@ func (x *Pair) String() string {
 func (*Pair) ProtoMessage() {}
 
 func (x *Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1456,7 @@ func (x *Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pair.ProtoReflect.Descriptor instead.
 func (*Pair) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pair) GetName() string {
@@ -1116,13 +1516,14 @@ type Server struct {
 	Attached      bool                   `protobuf:"varint,3,opt,name=attached,proto3" json:"attached,omitempty"`
 	ApplicationUp bool                   `protobuf:"varint,4,opt,name=application_up,json=applicationUp,proto3" json:"application_up,omitempty"`
 	LastHeartbeat *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_heartbeat,json=lastHeartbeat,proto3" json:"last_heartbeat,omitempty"`
+	AdminState    AdminState             `protobuf:"varint,6,opt,name=admin_state,json=adminState,proto3,enum=understudy.admin.v1.AdminState" json:"admin_state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1535,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1548,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Server) GetName() string {
@@ -1185,6 +1586,13 @@ func (x *Server) GetLastHeartbeat() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Server) GetAdminState() AdminState {
+	if x != nil {
+		return x.AdminState
+	}
+	return AdminState_ADMIN_STATE_UNSPECIFIED
+}
+
 type Service struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1201,7 +1609,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1621,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1634,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Service) GetName() string {
@@ -1287,7 +1695,7 @@ type SwitchOverRequest struct {
 
 func (x *SwitchOverRequest) Reset() {
 	*x = SwitchOverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1707,7 @@ func (x *SwitchOverRequest) String() string {
 func (*SwitchOverRequest) ProtoMessage() {}
 
 func (x *SwitchOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1720,7 @@ func (x *SwitchOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchOverRequest.ProtoReflect.Descriptor instead.
 func (*SwitchOverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SwitchOverRequest) GetPair() string {
@@ -1331,7 +1739,7 @@ type SwitchOverResponse struct {
 
 func (x *SwitchOverResponse) Reset() {
 	*x = SwitchOverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1751,7 @@ func (x *SwitchOverResponse) String() string {
 func (*SwitchOverResponse) ProtoMessage() {}
 
 func (x *SwitchOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1764,7 @@ func (x *SwitchOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchOverResponse.ProtoReflect.Descriptor instead.
 func (*SwitchOverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SwitchOverResponse) GetFailover() *Failover {
@@ -1375,7 +1783,7 @@ type ListFailoversRequest struct {
 
 func (x *ListFailoversRequest) Reset() {
 	*x = ListFailoversRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1795,7 @@ func (x *ListFailoversRequest) String() string {
 func (*ListFailoversRequest) ProtoMessage() {}
 
 func (x *ListFailoversRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1808,7 @@ func (x *ListFailoversRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailoversRequest.ProtoReflect.Descriptor instead.
 func (*ListFailoversRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListFailoversRequest) GetPair() string {
@@ -1419,7 +1827,7 @@ type ListFailoversResponse struct {
 
 func (x *ListFailoversResponse) Reset() {
 	*x = ListFailoversResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1839,7 @@ func (x *ListFailoversResponse) String() string {
 func (*ListFailoversResponse) ProtoMessage() {}
 
 func (x *ListFailoversResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1852,7 @@ func (x *ListFailoversResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailoversResponse.ProtoReflect.Descriptor instead.
 func (*ListFailoversResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListFailoversResponse) GetFailovers() []*Failover {
@@ -1479,7 +1887,7 @@ type Failover struct {
 
 func (x *Failover) Reset() {
 	*x = Failover{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1899,7 @@ func (x *Failover) String() string {
 func (*Failover) ProtoMessage() {}
 
 func (x *Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1912,7 @@ func (x *Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failover.ProtoReflect.Descriptor instead.
 func (*Failover) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Failover) GetPair() string {
@@ -1586,7 +1994,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +2006,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +2019,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchEventsRequest) GetPair() string {
@@ -1634,7 +2042,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +2054,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +2067,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -1746,6 +2154,27 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"C\n" +
 	"\x14DeleteServiceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"B\n" +
+	"\x12DrainServerRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"B\n" +
+	"\x12FenceServerRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\".\n" +
+	"\x14UndrainServerRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\"x\n" +
+	"\fServerChange\x12-\n" +
+	"\x04pair\x18\x01 \x01(\v2\x19.understudy.admin.v1.PairR\x04pair\x129\n" +
+	"\bfailover\x18\x02 \x01(\v2\x1d.understudy.admin.v1.FailoverR\bfailover\"\x96\x01\n" +
+	"\x13CreateServerRequest\x12\x12\n" +
+	"\x04pair\x18\x01 \x01(\tR\x04pair\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x10\n" +
+	"\x03mac\x18\x04 \x01(\tR\x03mac\x12\x18\n" +
+	"\agateway\x18\x05 \x01(\tR\agateway\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\"B\n" +
+	"\x13DeleteServerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"&\n" +
 	"\x10ListPairsRequest\x12\x12\n" +
 	"\x04pair\x18\x01 \x01(\tR\x04pair\"D\n" +
@@ -1758,13 +2187,15 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\aservers\x18\x04 \x03(\v2\x1b.understudy.admin.v1.ServerR\aservers\x128\n" +
 	"\bservices\x18\x05 \x03(\v2\x1c.understudy.admin.v1.ServiceR\bservices\x12 \n" +
 	"\vconnections\x18\x06 \x01(\x04R\vconnections\x12\x1c\n" +
-	"\tprotected\x18\a \x01(\x04R\tprotected\"\xd7\x01\n" +
+	"\tprotected\x18\a \x01(\x04R\tprotected\"\x99\x02\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x1f.understudy.admin.v1.ServerRoleR\x04role\x12\x1a\n" +
 	"\battached\x18\x03 \x01(\bR\battached\x12%\n" +
 	"\x0eapplication_up\x18\x04 \x01(\bR\rapplicationUp\x12A\n" +
-	"\x0elast_heartbeat\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHeartbeat\"\x8f\x02\n" +
+	"\x0elast_heartbeat\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHeartbeat\x12@\n" +
+	"\vadmin_state\x18\x06 \x01(\x0e2\x1f.understudy.admin.v1.AdminStateR\n" +
+	"adminState\"\x8f\x02\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x12\x1a\n" +
@@ -1819,7 +2250,13 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x12SERVER_ROLE_ACTIVE\x10\x01\x12\x16\n" +
 	"\x12SERVER_ROLE_BACKUP\x10\x02\x12\x17\n" +
 	"\x13SERVER_ROLE_JOINING\x10\x03\x12\x16\n" +
-	"\x12SERVER_ROLE_FENCED\x10\x04*\xca\x01\n" +
+	"\x12SERVER_ROLE_FENCED\x10\x04*v\n" +
+	"\n" +
+	"AdminState\x12\x1b\n" +
+	"\x17ADMIN_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16ADMIN_STATE_IN_SERVICE\x10\x01\x12\x17\n" +
+	"\x13ADMIN_STATE_DRAINED\x10\x02\x12\x16\n" +
+	"\x12ADMIN_STATE_FENCED\x10\x03*\xe7\x01\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVENT_TYPE_SNAPSHOT\x10\x01\x12\x1c\n" +
@@ -1827,11 +2264,17 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x13EVENT_TYPE_FAILOVER\x10\x03\x12\x18\n" +
 	"\x14EVENT_TYPE_SERVER_UP\x10\x04\x12\x1a\n" +
 	"\x16EVENT_TYPE_SERVER_DOWN\x10\x05\x12\x1b\n" +
-	"\x17EVENT_TYPE_WRITE_FAILED\x10\x062\xb8\b\n" +
+	"\x17EVENT_TYPE_WRITE_FAILED\x10\x06\x12\x1b\n" +
+	"\x17EVENT_TYPE_SERVER_ADMIN\x10\a2\xf7\v\n" +
 	"\x05Admin\x12Z\n" +
 	"\tListPairs\x12%.understudy.admin.v1.ListPairsRequest\x1a&.understudy.admin.v1.ListPairsResponse\x12]\n" +
 	"\n" +
-	"SwitchOver\x12&.understudy.admin.v1.SwitchOverRequest\x1a'.understudy.admin.v1.SwitchOverResponse\x12f\n" +
+	"SwitchOver\x12&.understudy.admin.v1.SwitchOverRequest\x1a'.understudy.admin.v1.SwitchOverResponse\x12Y\n" +
+	"\vDrainServer\x12'.understudy.admin.v1.DrainServerRequest\x1a!.understudy.admin.v1.ServerChange\x12Y\n" +
+	"\vFenceServer\x12'.understudy.admin.v1.FenceServerRequest\x1a!.understudy.admin.v1.ServerChange\x12]\n" +
+	"\rUndrainServer\x12).understudy.admin.v1.UndrainServerRequest\x1a!.understudy.admin.v1.ServerChange\x12S\n" +
+	"\fCreateServer\x12(.understudy.admin.v1.CreateServerRequest\x1a\x19.understudy.admin.v1.Plan\x12S\n" +
+	"\fDeleteServer\x12(.understudy.admin.v1.DeleteServerRequest\x1a\x19.understudy.admin.v1.Plan\x12f\n" +
 	"\rListFailovers\x12).understudy.admin.v1.ListFailoversRequest\x1a*.understudy.admin.v1.ListFailoversResponse\x12T\n" +
 	"\vWatchEvents\x12'.understudy.admin.v1.WatchEventsRequest\x1a\x1a.understudy.admin.v1.Event0\x01\x12d\n" +
 	"\x10GetConfiguration\x12,.understudy.admin.v1.GetConfigurationRequest\x1a\".understudy.admin.v1.Configuration\x12_\n" +
@@ -1854,93 +2297,113 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_admin_v1_admin_proto_rawDescData
 }
 
-var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(PairState)(0),                       // 0: understudy.admin.v1.PairState
 	(ServerRole)(0),                      // 1: understudy.admin.v1.ServerRole
-	(EventType)(0),                       // 2: understudy.admin.v1.EventType
-	(Change_Op)(0),                       // 3: understudy.admin.v1.Change.Op
-	(Service_Origin)(0),                  // 4: understudy.admin.v1.Service.Origin
-	(*GetConfigurationRequest)(nil),      // 5: understudy.admin.v1.GetConfigurationRequest
-	(*Configuration)(nil),                // 6: understudy.admin.v1.Configuration
-	(*ApplyConfigurationRequest)(nil),    // 7: understudy.admin.v1.ApplyConfigurationRequest
-	(*Plan)(nil),                         // 8: understudy.admin.v1.Plan
-	(*Change)(nil),                       // 9: understudy.admin.v1.Change
-	(*ConfirmConfigurationRequest)(nil),  // 10: understudy.admin.v1.ConfirmConfigurationRequest
-	(*RollBackConfigurationRequest)(nil), // 11: understudy.admin.v1.RollBackConfigurationRequest
-	(*ListServicesRequest)(nil),          // 12: understudy.admin.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),         // 13: understudy.admin.v1.ListServicesResponse
-	(*CreateServiceRequest)(nil),         // 14: understudy.admin.v1.CreateServiceRequest
-	(*DeleteServiceRequest)(nil),         // 15: understudy.admin.v1.DeleteServiceRequest
-	(*ListPairsRequest)(nil),             // 16: understudy.admin.v1.ListPairsRequest
-	(*ListPairsResponse)(nil),            // 17: understudy.admin.v1.ListPairsResponse
-	(*Pair)(nil),                         // 18: understudy.admin.v1.Pair
-	(*Server)(nil),                       // 19: understudy.admin.v1.Server
-	(*Service)(nil),                      // 20: understudy.admin.v1.Service
-	(*SwitchOverRequest)(nil),            // 21: understudy.admin.v1.SwitchOverRequest
-	(*SwitchOverResponse)(nil),           // 22: understudy.admin.v1.SwitchOverResponse
-	(*ListFailoversRequest)(nil),         // 23: understudy.admin.v1.ListFailoversRequest
-	(*ListFailoversResponse)(nil),        // 24: understudy.admin.v1.ListFailoversResponse
-	(*Failover)(nil),                     // 25: understudy.admin.v1.Failover
-	(*WatchEventsRequest)(nil),           // 26: understudy.admin.v1.WatchEventsRequest
-	(*Event)(nil),                        // 27: understudy.admin.v1.Event
-	(*timestamppb.Timestamp)(nil),        // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 29: google.protobuf.Duration
+	(AdminState)(0),                      // 2: understudy.admin.v1.AdminState
+	(EventType)(0),                       // 3: understudy.admin.v1.EventType
+	(Change_Op)(0),                       // 4: understudy.admin.v1.Change.Op
+	(Service_Origin)(0),                  // 5: understudy.admin.v1.Service.Origin
+	(*GetConfigurationRequest)(nil),      // 6: understudy.admin.v1.GetConfigurationRequest
+	(*Configuration)(nil),                // 7: understudy.admin.v1.Configuration
+	(*ApplyConfigurationRequest)(nil),    // 8: understudy.admin.v1.ApplyConfigurationRequest
+	(*Plan)(nil),                         // 9: understudy.admin.v1.Plan
+	(*Change)(nil),                       // 10: understudy.admin.v1.Change
+	(*ConfirmConfigurationRequest)(nil),  // 11: understudy.admin.v1.ConfirmConfigurationRequest
+	(*RollBackConfigurationRequest)(nil), // 12: understudy.admin.v1.RollBackConfigurationRequest
+	(*ListServicesRequest)(nil),          // 13: understudy.admin.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),         // 14: understudy.admin.v1.ListServicesResponse
+	(*CreateServiceRequest)(nil),         // 15: understudy.admin.v1.CreateServiceRequest
+	(*DeleteServiceRequest)(nil),         // 16: understudy.admin.v1.DeleteServiceRequest
+	(*DrainServerRequest)(nil),           // 17: understudy.admin.v1.DrainServerRequest
+	(*FenceServerRequest)(nil),           // 18: understudy.admin.v1.FenceServerRequest
+	(*UndrainServerRequest)(nil),         // 19: understudy.admin.v1.UndrainServerRequest
+	(*ServerChange)(nil),                 // 20: understudy.admin.v1.ServerChange
+	(*CreateServerRequest)(nil),          // 21: understudy.admin.v1.CreateServerRequest
+	(*DeleteServerRequest)(nil),          // 22: understudy.admin.v1.DeleteServerRequest
+	(*ListPairsRequest)(nil),             // 23: understudy.admin.v1.ListPairsRequest
+	(*ListPairsResponse)(nil),            // 24: understudy.admin.v1.ListPairsResponse
+	(*Pair)(nil),                         // 25: understudy.admin.v1.Pair
+	(*Server)(nil),                       // 26: understudy.admin.v1.Server
+	(*Service)(nil),                      // 27: understudy.admin.v1.Service
+	(*SwitchOverRequest)(nil),            // 28: understudy.admin.v1.SwitchOverRequest
+	(*SwitchOverResponse)(nil),           // 29: understudy.admin.v1.SwitchOverResponse
+	(*ListFailoversRequest)(nil),         // 30: understudy.admin.v1.ListFailoversRequest
+	(*ListFailoversResponse)(nil),        // 31: understudy.admin.v1.ListFailoversResponse
+	(*Failover)(nil),                     // 32: understudy.admin.v1.Failover
+	(*WatchEventsRequest)(nil),           // 33: understudy.admin.v1.WatchEventsRequest
+	(*Event)(nil),                        // 34: understudy.admin.v1.Event
+	(*timestamppb.Timestamp)(nil),        // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 36: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	28, // 0: understudy.admin.v1.Configuration.time:type_name -> google.protobuf.Timestamp
-	28, // 1: understudy.admin.v1.Configuration.confirm_until:type_name -> google.protobuf.Timestamp
-	29, // 2: understudy.admin.v1.ApplyConfigurationRequest.confirm:type_name -> google.protobuf.Duration
-	9,  // 3: understudy.admin.v1.Plan.changes:type_name -> understudy.admin.v1.Change
-	3,  // 4: understudy.admin.v1.Change.op:type_name -> understudy.admin.v1.Change.Op
-	20, // 5: understudy.admin.v1.ListServicesResponse.services:type_name -> understudy.admin.v1.Service
-	20, // 6: understudy.admin.v1.CreateServiceRequest.service:type_name -> understudy.admin.v1.Service
-	18, // 7: understudy.admin.v1.ListPairsResponse.pairs:type_name -> understudy.admin.v1.Pair
-	0,  // 8: understudy.admin.v1.Pair.state:type_name -> understudy.admin.v1.PairState
-	19, // 9: understudy.admin.v1.Pair.servers:type_name -> understudy.admin.v1.Server
-	20, // 10: understudy.admin.v1.Pair.services:type_name -> understudy.admin.v1.Service
-	1,  // 11: understudy.admin.v1.Server.role:type_name -> understudy.admin.v1.ServerRole
-	28, // 12: understudy.admin.v1.Server.last_heartbeat:type_name -> google.protobuf.Timestamp
-	4,  // 13: understudy.admin.v1.Service.origin:type_name -> understudy.admin.v1.Service.Origin
-	25, // 14: understudy.admin.v1.SwitchOverResponse.failover:type_name -> understudy.admin.v1.Failover
-	25, // 15: understudy.admin.v1.ListFailoversResponse.failovers:type_name -> understudy.admin.v1.Failover
-	28, // 16: understudy.admin.v1.Failover.suspected:type_name -> google.protobuf.Timestamp
-	28, // 17: understudy.admin.v1.Failover.decided:type_name -> google.protobuf.Timestamp
-	28, // 18: understudy.admin.v1.Failover.written:type_name -> google.protobuf.Timestamp
-	28, // 19: understudy.admin.v1.Failover.released:type_name -> google.protobuf.Timestamp
-	29, // 20: understudy.admin.v1.Failover.decide_to_written:type_name -> google.protobuf.Duration
-	28, // 21: understudy.admin.v1.Event.time:type_name -> google.protobuf.Timestamp
-	2,  // 22: understudy.admin.v1.Event.type:type_name -> understudy.admin.v1.EventType
-	18, // 23: understudy.admin.v1.Event.pair:type_name -> understudy.admin.v1.Pair
-	25, // 24: understudy.admin.v1.Event.failover:type_name -> understudy.admin.v1.Failover
-	16, // 25: understudy.admin.v1.Admin.ListPairs:input_type -> understudy.admin.v1.ListPairsRequest
-	21, // 26: understudy.admin.v1.Admin.SwitchOver:input_type -> understudy.admin.v1.SwitchOverRequest
-	23, // 27: understudy.admin.v1.Admin.ListFailovers:input_type -> understudy.admin.v1.ListFailoversRequest
-	26, // 28: understudy.admin.v1.Admin.WatchEvents:input_type -> understudy.admin.v1.WatchEventsRequest
-	5,  // 29: understudy.admin.v1.Admin.GetConfiguration:input_type -> understudy.admin.v1.GetConfigurationRequest
-	7,  // 30: understudy.admin.v1.Admin.ApplyConfiguration:input_type -> understudy.admin.v1.ApplyConfigurationRequest
-	10, // 31: understudy.admin.v1.Admin.ConfirmConfiguration:input_type -> understudy.admin.v1.ConfirmConfigurationRequest
-	11, // 32: understudy.admin.v1.Admin.RollBackConfiguration:input_type -> understudy.admin.v1.RollBackConfigurationRequest
-	12, // 33: understudy.admin.v1.Admin.ListServices:input_type -> understudy.admin.v1.ListServicesRequest
-	14, // 34: understudy.admin.v1.Admin.CreateService:input_type -> understudy.admin.v1.CreateServiceRequest
-	15, // 35: understudy.admin.v1.Admin.DeleteService:input_type -> understudy.admin.v1.DeleteServiceRequest
-	17, // 36: understudy.admin.v1.Admin.ListPairs:output_type -> understudy.admin.v1.ListPairsResponse
-	22, // 37: understudy.admin.v1.Admin.SwitchOver:output_type -> understudy.admin.v1.SwitchOverResponse
-	24, // 38: understudy.admin.v1.Admin.ListFailovers:output_type -> understudy.admin.v1.ListFailoversResponse
-	27, // 39: understudy.admin.v1.Admin.WatchEvents:output_type -> understudy.admin.v1.Event
-	6,  // 40: understudy.admin.v1.Admin.GetConfiguration:output_type -> understudy.admin.v1.Configuration
-	8,  // 41: understudy.admin.v1.Admin.ApplyConfiguration:output_type -> understudy.admin.v1.Plan
-	6,  // 42: understudy.admin.v1.Admin.ConfirmConfiguration:output_type -> understudy.admin.v1.Configuration
-	6,  // 43: understudy.admin.v1.Admin.RollBackConfiguration:output_type -> understudy.admin.v1.Configuration
-	13, // 44: understudy.admin.v1.Admin.ListServices:output_type -> understudy.admin.v1.ListServicesResponse
-	8,  // 45: understudy.admin.v1.Admin.CreateService:output_type -> understudy.admin.v1.Plan
-	8,  // 46: understudy.admin.v1.Admin.DeleteService:output_type -> understudy.admin.v1.Plan
-	36, // [36:47] is the sub-list for method output_type
-	25, // [25:36] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	35, // 0: understudy.admin.v1.Configuration.time:type_name -> google.protobuf.Timestamp
+	35, // 1: understudy.admin.v1.Configuration.confirm_until:type_name -> google.protobuf.Timestamp
+	36, // 2: understudy.admin.v1.ApplyConfigurationRequest.confirm:type_name -> google.protobuf.Duration
+	10, // 3: understudy.admin.v1.Plan.changes:type_name -> understudy.admin.v1.Change
+	4,  // 4: understudy.admin.v1.Change.op:type_name -> understudy.admin.v1.Change.Op
+	27, // 5: understudy.admin.v1.ListServicesResponse.services:type_name -> understudy.admin.v1.Service
+	27, // 6: understudy.admin.v1.CreateServiceRequest.service:type_name -> understudy.admin.v1.Service
+	25, // 7: understudy.admin.v1.ServerChange.pair:type_name -> understudy.admin.v1.Pair
+	32, // 8: understudy.admin.v1.ServerChange.failover:type_name -> understudy.admin.v1.Failover
+	25, // 9: understudy.admin.v1.ListPairsResponse.pairs:type_name -> understudy.admin.v1.Pair
+	0,  // 10: understudy.admin.v1.Pair.state:type_name -> understudy.admin.v1.PairState
+	26, // 11: understudy.admin.v1.Pair.servers:type_name -> understudy.admin.v1.Server
+	27, // 12: understudy.admin.v1.Pair.services:type_name -> understudy.admin.v1.Service
+	1,  // 13: understudy.admin.v1.Server.role:type_name -> understudy.admin.v1.ServerRole
+	35, // 14: understudy.admin.v1.Server.last_heartbeat:type_name -> google.protobuf.Timestamp
+	2,  // 15: understudy.admin.v1.Server.admin_state:type_name -> understudy.admin.v1.AdminState
+	5,  // 16: understudy.admin.v1.Service.origin:type_name -> understudy.admin.v1.Service.Origin
+	32, // 17: understudy.admin.v1.SwitchOverResponse.failover:type_name -> understudy.admin.v1.Failover
+	32, // 18: understudy.admin.v1.ListFailoversResponse.failovers:type_name -> understudy.admin.v1.Failover
+	35, // 19: understudy.admin.v1.Failover.suspected:type_name -> google.protobuf.Timestamp
+	35, // 20: understudy.admin.v1.Failover.decided:type_name -> google.protobuf.Timestamp
+	35, // 21: understudy.admin.v1.Failover.written:type_name -> google.protobuf.Timestamp
+	35, // 22: understudy.admin.v1.Failover.released:type_name -> google.protobuf.Timestamp
+	36, // 23: understudy.admin.v1.Failover.decide_to_written:type_name -> google.protobuf.Duration
+	35, // 24: understudy.admin.v1.Event.time:type_name -> google.protobuf.Timestamp
+	3,  // 25: understudy.admin.v1.Event.type:type_name -> understudy.admin.v1.EventType
+	25, // 26: understudy.admin.v1.Event.pair:type_name -> understudy.admin.v1.Pair
+	32, // 27: understudy.admin.v1.Event.failover:type_name -> understudy.admin.v1.Failover
+	23, // 28: understudy.admin.v1.Admin.ListPairs:input_type -> understudy.admin.v1.ListPairsRequest
+	28, // 29: understudy.admin.v1.Admin.SwitchOver:input_type -> understudy.admin.v1.SwitchOverRequest
+	17, // 30: understudy.admin.v1.Admin.DrainServer:input_type -> understudy.admin.v1.DrainServerRequest
+	18, // 31: understudy.admin.v1.Admin.FenceServer:input_type -> understudy.admin.v1.FenceServerRequest
+	19, // 32: understudy.admin.v1.Admin.UndrainServer:input_type -> understudy.admin.v1.UndrainServerRequest
+	21, // 33: understudy.admin.v1.Admin.CreateServer:input_type -> understudy.admin.v1.CreateServerRequest
+	22, // 34: understudy.admin.v1.Admin.DeleteServer:input_type -> understudy.admin.v1.DeleteServerRequest
+	30, // 35: understudy.admin.v1.Admin.ListFailovers:input_type -> understudy.admin.v1.ListFailoversRequest
+	33, // 36: understudy.admin.v1.Admin.WatchEvents:input_type -> understudy.admin.v1.WatchEventsRequest
+	6,  // 37: understudy.admin.v1.Admin.GetConfiguration:input_type -> understudy.admin.v1.GetConfigurationRequest
+	8,  // 38: understudy.admin.v1.Admin.ApplyConfiguration:input_type -> understudy.admin.v1.ApplyConfigurationRequest
+	11, // 39: understudy.admin.v1.Admin.ConfirmConfiguration:input_type -> understudy.admin.v1.ConfirmConfigurationRequest
+	12, // 40: understudy.admin.v1.Admin.RollBackConfiguration:input_type -> understudy.admin.v1.RollBackConfigurationRequest
+	13, // 41: understudy.admin.v1.Admin.ListServices:input_type -> understudy.admin.v1.ListServicesRequest
+	15, // 42: understudy.admin.v1.Admin.CreateService:input_type -> understudy.admin.v1.CreateServiceRequest
+	16, // 43: understudy.admin.v1.Admin.DeleteService:input_type -> understudy.admin.v1.DeleteServiceRequest
+	24, // 44: understudy.admin.v1.Admin.ListPairs:output_type -> understudy.admin.v1.ListPairsResponse
+	29, // 45: understudy.admin.v1.Admin.SwitchOver:output_type -> understudy.admin.v1.SwitchOverResponse
+	20, // 46: understudy.admin.v1.Admin.DrainServer:output_type -> understudy.admin.v1.ServerChange
+	20, // 47: understudy.admin.v1.Admin.FenceServer:output_type -> understudy.admin.v1.ServerChange
+	20, // 48: understudy.admin.v1.Admin.UndrainServer:output_type -> understudy.admin.v1.ServerChange
+	9,  // 49: understudy.admin.v1.Admin.CreateServer:output_type -> understudy.admin.v1.Plan
+	9,  // 50: understudy.admin.v1.Admin.DeleteServer:output_type -> understudy.admin.v1.Plan
+	31, // 51: understudy.admin.v1.Admin.ListFailovers:output_type -> understudy.admin.v1.ListFailoversResponse
+	34, // 52: understudy.admin.v1.Admin.WatchEvents:output_type -> understudy.admin.v1.Event
+	7,  // 53: understudy.admin.v1.Admin.GetConfiguration:output_type -> understudy.admin.v1.Configuration
+	9,  // 54: understudy.admin.v1.Admin.ApplyConfiguration:output_type -> understudy.admin.v1.Plan
+	7,  // 55: understudy.admin.v1.Admin.ConfirmConfiguration:output_type -> understudy.admin.v1.Configuration
+	7,  // 56: understudy.admin.v1.Admin.RollBackConfiguration:output_type -> understudy.admin.v1.Configuration
+	14, // 57: understudy.admin.v1.Admin.ListServices:output_type -> understudy.admin.v1.ListServicesResponse
+	9,  // 58: understudy.admin.v1.Admin.CreateService:output_type -> understudy.admin.v1.Plan
+	9,  // 59: understudy.admin.v1.Admin.DeleteService:output_type -> understudy.admin.v1.Plan
+	44, // [44:60] is the sub-list for method output_type
+	28, // [28:44] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -1953,8 +2416,8 @@ func file_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   23,
+			NumEnums:      6,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

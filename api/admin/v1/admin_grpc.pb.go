@@ -25,6 +25,11 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Admin_ListPairs_FullMethodName             = "/understudy.admin.v1.Admin/ListPairs"
 	Admin_SwitchOver_FullMethodName            = "/understudy.admin.v1.Admin/SwitchOver"
+	Admin_DrainServer_FullMethodName           = "/understudy.admin.v1.Admin/DrainServer"
+	Admin_FenceServer_FullMethodName           = "/understudy.admin.v1.Admin/FenceServer"
+	Admin_UndrainServer_FullMethodName         = "/understudy.admin.v1.Admin/UndrainServer"
+	Admin_CreateServer_FullMethodName          = "/understudy.admin.v1.Admin/CreateServer"
+	Admin_DeleteServer_FullMethodName          = "/understudy.admin.v1.Admin/DeleteServer"
 	Admin_ListFailovers_FullMethodName         = "/understudy.admin.v1.Admin/ListFailovers"
 	Admin_WatchEvents_FullMethodName           = "/understudy.admin.v1.Admin/WatchEvents"
 	Admin_GetConfiguration_FullMethodName      = "/understudy.admin.v1.Admin/GetConfiguration"
@@ -46,6 +51,26 @@ type AdminClient interface {
 	// backup holds the connections; NOT_FOUND for an unknown pair. It returns when
 	// the switch has released the new active server.
 	SwitchOver(ctx context.Context, in *SwitchOverRequest, opts ...grpc.CallOption) (*SwitchOverResponse, error)
+	// DrainServer puts a server out of service: it gets no new role, and if it is active
+	// it leaves when the backup holds all its connections. Nothing is lost. It returns
+	// when the server has no role, and may be repeated. FAILED_PRECONDITION
+	// while no backup follows or joins, unless forced.
+	// DEADLINE_EXCEEDED: it is drained, and will leave when it can. It is remembered.
+	DrainServer(ctx context.Context, in *DrainServerRequest, opts ...grpc.CallOption) (*ServerChange, error)
+	// FenceServer has a server not heard any more, at once: connections that only it
+	// holds end. FAILED_PRECONDITION while no backup could take over: unless forced. It
+	// is remembered.
+	FenceServer(ctx context.Context, in *FenceServerRequest, opts ...grpc.CallOption) (*ServerChange, error)
+	// UndrainServer puts a server that was drained or fenced into service: it may become
+	// the backup. One that is in service already stays so.
+	UndrainServer(ctx context.Context, in *UndrainServerRequest, opts ...grpc.CallOption) (*ServerChange, error)
+	// CreateServer adds a server to a pair while it runs. It is remembered.
+	// To make the same one again changes nothing.
+	CreateServer(ctx context.Context, in *CreateServerRequest, opts ...grpc.CallOption) (*Plan, error)
+	// DeleteServer removes a server that was made by CreateServer from its pair. The
+	// backup is let go first; FAILED_PRECONDITION for the active one: drain it.
+	// NOT_FOUND for one that was not made by CreateServer.
+	DeleteServer(ctx context.Context, in *DeleteServerRequest, opts ...grpc.CallOption) (*Plan, error)
 	// ListFailovers returns what is remembered of past failovers, oldest first.
 	ListFailovers(ctx context.Context, in *ListFailoversRequest, opts ...grpc.CallOption) (*ListFailoversResponse, error)
 	// WatchEvents sends what happens from now on, beginning with one
@@ -96,6 +121,56 @@ func (c *adminClient) SwitchOver(ctx context.Context, in *SwitchOverRequest, opt
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SwitchOverResponse)
 	err := c.cc.Invoke(ctx, Admin_SwitchOver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) DrainServer(ctx context.Context, in *DrainServerRequest, opts ...grpc.CallOption) (*ServerChange, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ServerChange)
+	err := c.cc.Invoke(ctx, Admin_DrainServer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) FenceServer(ctx context.Context, in *FenceServerRequest, opts ...grpc.CallOption) (*ServerChange, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ServerChange)
+	err := c.cc.Invoke(ctx, Admin_FenceServer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) UndrainServer(ctx context.Context, in *UndrainServerRequest, opts ...grpc.CallOption) (*ServerChange, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ServerChange)
+	err := c.cc.Invoke(ctx, Admin_UndrainServer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) CreateServer(ctx context.Context, in *CreateServerRequest, opts ...grpc.CallOption) (*Plan, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Plan)
+	err := c.cc.Invoke(ctx, Admin_CreateServer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) DeleteServer(ctx context.Context, in *DeleteServerRequest, opts ...grpc.CallOption) (*Plan, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Plan)
+	err := c.cc.Invoke(ctx, Admin_DeleteServer_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +286,26 @@ type AdminServer interface {
 	// backup holds the connections; NOT_FOUND for an unknown pair. It returns when
 	// the switch has released the new active server.
 	SwitchOver(context.Context, *SwitchOverRequest) (*SwitchOverResponse, error)
+	// DrainServer puts a server out of service: it gets no new role, and if it is active
+	// it leaves when the backup holds all its connections. Nothing is lost. It returns
+	// when the server has no role, and may be repeated. FAILED_PRECONDITION
+	// while no backup follows or joins, unless forced.
+	// DEADLINE_EXCEEDED: it is drained, and will leave when it can. It is remembered.
+	DrainServer(context.Context, *DrainServerRequest) (*ServerChange, error)
+	// FenceServer has a server not heard any more, at once: connections that only it
+	// holds end. FAILED_PRECONDITION while no backup could take over: unless forced. It
+	// is remembered.
+	FenceServer(context.Context, *FenceServerRequest) (*ServerChange, error)
+	// UndrainServer puts a server that was drained or fenced into service: it may become
+	// the backup. One that is in service already stays so.
+	UndrainServer(context.Context, *UndrainServerRequest) (*ServerChange, error)
+	// CreateServer adds a server to a pair while it runs. It is remembered.
+	// To make the same one again changes nothing.
+	CreateServer(context.Context, *CreateServerRequest) (*Plan, error)
+	// DeleteServer removes a server that was made by CreateServer from its pair. The
+	// backup is let go first; FAILED_PRECONDITION for the active one: drain it.
+	// NOT_FOUND for one that was not made by CreateServer.
+	DeleteServer(context.Context, *DeleteServerRequest) (*Plan, error)
 	// ListFailovers returns what is remembered of past failovers, oldest first.
 	ListFailovers(context.Context, *ListFailoversRequest) (*ListFailoversResponse, error)
 	// WatchEvents sends what happens from now on, beginning with one
@@ -252,6 +347,21 @@ func (UnimplementedAdminServer) ListPairs(context.Context, *ListPairsRequest) (*
 }
 func (UnimplementedAdminServer) SwitchOver(context.Context, *SwitchOverRequest) (*SwitchOverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SwitchOver not implemented")
+}
+func (UnimplementedAdminServer) DrainServer(context.Context, *DrainServerRequest) (*ServerChange, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainServer not implemented")
+}
+func (UnimplementedAdminServer) FenceServer(context.Context, *FenceServerRequest) (*ServerChange, error) {
+	return nil, status.Error(codes.Unimplemented, "method FenceServer not implemented")
+}
+func (UnimplementedAdminServer) UndrainServer(context.Context, *UndrainServerRequest) (*ServerChange, error) {
+	return nil, status.Error(codes.Unimplemented, "method UndrainServer not implemented")
+}
+func (UnimplementedAdminServer) CreateServer(context.Context, *CreateServerRequest) (*Plan, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateServer not implemented")
+}
+func (UnimplementedAdminServer) DeleteServer(context.Context, *DeleteServerRequest) (*Plan, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteServer not implemented")
 }
 func (UnimplementedAdminServer) ListFailovers(context.Context, *ListFailoversRequest) (*ListFailoversResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListFailovers not implemented")
@@ -333,6 +443,96 @@ func _Admin_SwitchOver_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).SwitchOver(ctx, req.(*SwitchOverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_DrainServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainServerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DrainServer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DrainServer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DrainServer(ctx, req.(*DrainServerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_FenceServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FenceServerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).FenceServer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_FenceServer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).FenceServer(ctx, req.(*FenceServerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_UndrainServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainServerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).UndrainServer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_UndrainServer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).UndrainServer(ctx, req.(*UndrainServerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_CreateServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateServerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).CreateServer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_CreateServer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).CreateServer(ctx, req.(*CreateServerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_DeleteServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteServerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DeleteServer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DeleteServer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DeleteServer(ctx, req.(*DeleteServerRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -506,6 +706,26 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SwitchOver",
 			Handler:    _Admin_SwitchOver_Handler,
+		},
+		{
+			MethodName: "DrainServer",
+			Handler:    _Admin_DrainServer_Handler,
+		},
+		{
+			MethodName: "FenceServer",
+			Handler:    _Admin_FenceServer_Handler,
+		},
+		{
+			MethodName: "UndrainServer",
+			Handler:    _Admin_UndrainServer_Handler,
+		},
+		{
+			MethodName: "CreateServer",
+			Handler:    _Admin_CreateServer_Handler,
+		},
+		{
+			MethodName: "DeleteServer",
+			Handler:    _Admin_DeleteServer_Handler,
 		},
 		{
 			MethodName: "ListFailovers",
