@@ -32,9 +32,11 @@ import (
 	"github.com/understudy-net/understudy/controller/desired"
 	"github.com/understudy-net/understudy/controller/failover"
 	"github.com/understudy-net/understudy/controller/health"
+	"github.com/understudy-net/understudy/controller/metrics"
 	"github.com/understudy-net/understudy/controller/p4rt"
 	"github.com/understudy-net/understudy/internal/heartbeat"
 	"github.com/understudy-net/understudy/internal/pki"
+	"github.com/understudy-net/understudy/internal/version"
 )
 
 // Options are what a Controller is made of. Pipeline is required, and either Desired
@@ -45,6 +47,8 @@ type Options struct {
 	// Desired is where the configuration comes from, and its changes.
 	Desired  *desired.Desired
 	Pipeline p4rt.Pipeline
+	// Level, if not nil, is that of Logger, which the Admin API changes.
+	Level *slog.LevelVar
 	// Logger may be nil.
 	Logger *slog.Logger
 	// Rand spreads pauses; nil means a generator of its own.
@@ -65,8 +69,14 @@ type Controller struct {
 	agents  net.Listener
 	admin   net.Listener
 	audit   *admin.Audit
-	speaker *bgp.Speaker // nil without BGP
-	tasks   []task
+	desired *desired.Desired // nil without one
+	metrics *metrics.Metrics
+	// scrapes is where metrics are served; nil for nowhere.
+	scrapes      net.Listener
+	certificates *pki.Source // nil without TLS
+	log          *slog.Logger
+	speaker      *bgp.Speaker // nil without BGP
+	tasks        []task
 }
 
 // task is a part of a controller that runs until its context ends, which is not
@@ -88,6 +98,8 @@ func New(opts Options) (_ *Controller, err error) {
 	}
 	c := &Controller{journal: newJournal(opts.Logger.Handler()), agents: opts.Agents, admin: opts.Admin}
 	opts.Logger = slog.New(c.journal)
+	c.log, c.desired = opts.Logger, opts.Desired
+	c.metrics = metrics.New(version.String(), c.snapshot)
 	defer func() {
 		if err != nil {
 			c.close()
@@ -113,13 +125,18 @@ func New(opts Options) (_ *Controller, err error) {
 		}
 	}
 
+	if cfg.Listen.Metrics != "" {
+		if c.scrapes, err = net.Listen("tcp", cfg.Listen.Metrics); err != nil {
+			return nil, fmt.Errorf("metrics: %w; free the address, or change listen.metrics", err)
+		}
+	}
 	var source *pki.Source
 	agentCreds := insecure.NewCredentials()
 	if cfg.TLS != nil {
 		if source, err = pki.Open(pki.Files(*cfg.TLS), opts.Logger); err != nil {
 			return nil, fmt.Errorf("tls: %w", err)
 		}
-		agentCreds = pki.ServerCredentials(source)
+		c.certificates, agentCreds = source, pki.ServerCredentials(source)
 	}
 	adminCreds, err := admin.Credentials(c.admin, source, cfg.Listen.Insecure)
 	if err != nil {
@@ -135,7 +152,8 @@ func New(opts Options) (_ *Controller, err error) {
 	l := newLoop(cfg, opts.Logger, secret, history)
 	c.loop = l
 	agents := health.NewAgentServer(l, agentCreds, opts.Logger)
-	adminServer := admin.New(admin.Options{Backend: l, Desired: opts.Desired, Credentials: adminCreds, Audit: c.audit})
+	adminServer := admin.New(admin.Options{Backend: l, Desired: opts.Desired, Credentials: adminCreds, Audit: c.audit,
+		Called: c.metrics.Called})
 
 	beats := health.NewHeartbeats(cfg.Heartbeat.Port, places(cfg), l.heartbeat)
 	ready := opts.Ready
@@ -148,6 +166,7 @@ func New(opts Options) (_ *Controller, err error) {
 		Changed: func(st p4rt.Status) {
 			adminServer.SetServing(st == p4rt.Ready)
 			if st == p4rt.Ready {
+				c.metrics.SwitchReady()
 				l.switchReady()
 			}
 			opts.Logger.Info("switch session", "switch", cfg.Switch.Name, "status", st)
@@ -159,6 +178,7 @@ func New(opts Options) (_ *Controller, err error) {
 				ready = nil
 			}
 		},
+		Wrote:  c.metrics.Wrote,
 		Logger: opts.Logger,
 		Rand:   opts.Rand,
 	})
@@ -178,6 +198,7 @@ func New(opts Options) (_ *Controller, err error) {
 		l.restore(d.Admin())
 		c.tasks = append(c.tasks, d)
 	}
+	l.failedOver = func(r *record) { r.measure(c.metrics) }
 	l.put = c.session.Put
 	l.change = c.session.Change
 	l.resync = c.session.Resync
@@ -194,11 +215,14 @@ func New(opts Options) (_ *Controller, err error) {
 		service{"agent server on " + c.agents.Addr().String(), agents.Serve, c.agents},
 		service{"admin server on " + c.admin.Addr().String(), adminServer.Serve, c.admin},
 	)
+	if c.scrapes != nil {
+		c.tasks = append(c.tasks, service{"metrics on " + c.scrapes.Addr().String(), c.serveMetrics, c.scrapes})
+	}
 	return c, nil
 }
 
 func (c *Controller) close() {
-	for _, l := range []net.Listener{c.agents, c.admin} {
+	for _, l := range []net.Listener{c.agents, c.admin, c.scrapes} {
 		if l != nil {
 			l.Close()
 		}
@@ -211,6 +235,14 @@ func (c *Controller) AgentAddr() net.Addr { return c.agents.Addr() }
 
 // AdminAddr is where operators reach it.
 func (c *Controller) AdminAddr() net.Addr { return c.admin.Addr() }
+
+// MetricsAddr is where metrics are served; nil for nowhere.
+func (c *Controller) MetricsAddr() net.Addr {
+	if c.scrapes == nil {
+		return nil
+	}
+	return c.scrapes.Addr()
+}
 
 // Run runs until ctx ends, which is not an error, or a part fails. Everything
 // that it has started has ended when it returns. The switch is left as it is.
@@ -245,6 +277,7 @@ func (l *loop) heartbeat(s health.Server, h heartbeat.Heartbeat) {
 	if p == nil {
 		return // it was removed
 	}
+	p.beats[s.Replica-1].Add(1)
 	l.post(input{pair: p, event: failover.HeartbeatSeen{
 		Server:        failover.Replica(s.Replica),
 		At:            time.Now(),

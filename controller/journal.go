@@ -21,6 +21,8 @@ type journal struct {
 type journalQueue struct {
 	lines chan journalLine
 	lost  atomic.Uint64
+	// lostEver is never reset.
+	lostEver atomic.Uint64
 	// end has run write what is there and return; done is closed then.
 	end, done chan struct{}
 }
@@ -52,6 +54,7 @@ func (j *journal) Handle(_ context.Context, r slog.Record) error {
 	case j.queue.lines <- journalLine{j.next, r.Clone()}:
 	default:
 		j.queue.lost.Add(1)
+		j.queue.lostEver.Add(1)
 	}
 	return nil
 }
@@ -65,6 +68,9 @@ func (j *journal) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (j *journal) WithGroup(name string) slog.Handler {
 	return &journal{j.next.WithGroup(name), j.queue}
 }
+
+// lost counts the lines that were not written.
+func (j *journal) lost() uint64 { return j.queue.lostEver.Load() }
 
 // run writes until close.
 func (j *journal) run() {

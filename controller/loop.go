@@ -46,6 +46,7 @@ type loop struct {
 	// another configuration is in force, both under the mutex: they must not block.
 	// They are set before the loop runs.
 	changed    []func(*pair, failover.Status)
+	failedOver func(*record) // likewise, of one that is over; may be nil
 	configured []func(*config.Config)
 	// keep remembers how a server is out of service; nil to forget it. It may be nil.
 	keep func(server string, a *store.Admin) error
@@ -78,6 +79,7 @@ type tables struct {
 type pair struct {
 	id     uint16
 	name   string
+	beats  [config.ServersPerPair]atomic.Uint64 // heartbeats that came, by replica - 1
 	writer *writer
 	stop   context.CancelFunc // of the writer; nil before it runs
 
@@ -338,6 +340,9 @@ func (l *loop) step(p *pair, now time.Time, ev failover.Event) {
 			r := l.record(p, in.Failover)
 			p.last = &r
 			l.history.put(r, in.Final)
+			if in.Final && l.failedOver != nil {
+				l.failedOver(&r)
+			}
 		case failover.Notify:
 			l.notify(p, now, in)
 		case failover.Reply:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -128,8 +129,16 @@ func withInfo(code codes.Code, reason, message string) error {
 	return st.Err()
 }
 
+// count tells of a call that is over.
+func (s *Server) count(method string, err error) {
+	if s.called != nil {
+		s.called(path.Base(method), status.Code(err).String())
+	}
+}
+
 // unary lets in calls, and keeps an account of them.
-func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	defer func() { s.count(info.FullMethod, err) }()
 	now := time.Now()
 	message, _ := req.(proto.Message)
 	c, err := admit(ctx, info.FullMethod, now)
@@ -137,7 +146,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		s.audit.refused(now, c, info.FullMethod, message, err)
 		return nil, err
 	}
-	res, err := handler(context.WithValue(ctx, callerKey{}, c), req)
+	res, err = handler(context.WithValue(ctx, callerKey{}, c), req)
 	if !viewing[info.FullMethod] {
 		reply, _ := res.(proto.Message)
 		s.audit.change(now, c, info.FullMethod, message, reply, err)
@@ -146,7 +155,8 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 }
 
 // stream is unary for streams.
-func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() { s.count(info.FullMethod, err) }()
 	now := time.Now()
 	c, err := admit(stream.Context(), info.FullMethod, now)
 	if err != nil {

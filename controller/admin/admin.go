@@ -58,6 +58,7 @@ type Server struct {
 	backend Backend
 	desired *desired.Desired // nil: the configuration never changes
 	audit   *Audit
+	called  func(method, code string)
 	grpc    *grpc.Server
 	health  *health.Server
 }
@@ -72,6 +73,9 @@ type Options struct {
 	Credentials credentials.TransportCredentials
 	// Audit may be nil.
 	Audit *Audit
+	// Called, if not nil, is told of each call that is over: its method, without the
+	// service, and its gRPC code.
+	Called func(method, code string)
 }
 
 // handshakeTimeout is how long a connection may take to say who it is.
@@ -80,7 +84,7 @@ const handshakeTimeout = 10 * time.Second
 // New returns a Server that has not begun to serve. Its health is NOT_SERVING
 // until SetServing.
 func New(o Options) *Server {
-	s := &Server{backend: o.Backend, desired: o.Desired, audit: o.Audit, health: health.NewServer()}
+	s := &Server{backend: o.Backend, desired: o.Desired, audit: o.Audit, called: o.Called, health: health.NewServer()}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(watched{o.Credentials, o.Audit}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 		grpc.ConnectionTimeout(handshakeTimeout), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(maxMessage))

@@ -83,7 +83,8 @@ func planProto(p desired.Plan, err error) (*adminv1.Plan, error) {
 	return out, nil
 }
 
-func statusProto(st desired.Status) *adminv1.Configuration {
+// ConfigurationProto is a status as the API has it.
+func ConfigurationProto(st desired.Status) *adminv1.Configuration {
 	out := &adminv1.Configuration{
 		Version: st.Version, File: st.File, By: st.By, Time: timestamppb.New(st.At), Stale: st.Stale, Problem: st.Problem,
 	}
@@ -99,7 +100,7 @@ func (s *Server) GetConfiguration(ctx context.Context, _ *adminv1.GetConfigurati
 	if err != nil {
 		return nil, err
 	}
-	return statusProto(d.Status()), nil
+	return ConfigurationProto(d.Status()), nil
 }
 
 // ApplyConfiguration implements adminv1.AdminServer.
@@ -133,7 +134,7 @@ func (s *Server) ConfirmConfiguration(ctx context.Context, req *adminv1.ConfirmC
 	if err := d.Confirm(req.GetVersion()); err != nil {
 		return nil, configError(err)
 	}
-	return statusProto(d.Status()), nil
+	return ConfigurationProto(d.Status()), nil
 }
 
 // RollBackConfiguration implements adminv1.AdminServer.
@@ -145,7 +146,7 @@ func (s *Server) RollBackConfiguration(ctx context.Context, _ *adminv1.RollBackC
 	if err := d.RollBack(context.WithoutCancel(ctx), by); err != nil {
 		return nil, configError(err)
 	}
-	return statusProto(d.Status()), nil
+	return ConfigurationProto(d.Status()), nil
 }
 
 // ListServices implements adminv1.AdminServer.

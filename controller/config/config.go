@@ -69,6 +69,8 @@ type Listen struct {
 	Agents string
 	// Admin is host:port, or unix:PATH.
 	Admin string
+	// Metrics is host:port, or empty for nowhere: for Prometheus, without TLS.
+	Metrics string
 	// Insecure has whoever reaches a TCP listener be taken for an operator, or for the
 	// server that he says he is.
 	Insecure bool

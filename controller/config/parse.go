@@ -103,9 +103,10 @@ func (r *reader) listen(m mapping, c *Config) {
 	if n == nil {
 		return
 	}
-	l := r.mapping(n, "listen", "agents", "admin", "insecure")
+	l := r.mapping(n, "listen", "agents", "admin", "metrics", "insecure")
 	c.Listen.Agents = l.hostPort("agents", "\"172.31.255.1:9400\"", true, true)
 	c.Listen.Admin = l.listenAddress("admin")
+	c.Listen.Metrics = l.hostPortIf("metrics", false, "\"127.0.0.1:9404\"", true, true)
 	c.Listen.Insecure = l.boolean("insecure", false)
 	refused := l.keys["insecure"] == nil || l.keys["insecure"].Value == "false"
 	if m.keys["tls"] == nil && !m.spoilt["tls"] && !l.spoilt[""] && refused {

@@ -381,8 +381,13 @@ func (m mapping) filePath(key string, required bool, example string) string {
 
 // hostPort reads "host:port". A host may be left out where anyHost is true.
 func (m mapping) hostPort(key, example string, anyHost, anyPort bool) string {
+	return m.hostPortIf(key, true, example, anyHost, anyPort)
+}
+
+// hostPortIf is hostPort for a key that may be left out, unless it is required.
+func (m mapping) hostPortIf(key string, required bool, example string, anyHost, anyPort bool) string {
 	m.describe(key, field{Type: "string", Pattern: "^[^ \t/]*:[0-9]+$"})
-	text, ok := m.scalar(key, true, example)
+	text, ok := m.scalar(key, required, example)
 	if !ok {
 		return ""
 	}

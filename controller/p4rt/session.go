@@ -115,6 +115,9 @@ type Options struct {
 	PacketIn func(port uint32, payload []byte)
 	// Changed is called whenever the status changes. It must not block.
 	Changed func(Status)
+	// Wrote is called after each write: how many updates it had, how long it took, and
+	// what came of it. It must not block. nil is nobody.
+	Wrote func(updates int, took time.Duration, err error)
 
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -588,7 +591,12 @@ func (s *Session) write(ctx context.Context, client p4v1.P4RuntimeClient, update
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.WriteTimeout)
 	defer cancel()
-	if _, err := client.Write(ctx, req); err != nil {
+	began := time.Now()
+	_, err := client.Write(ctx, req)
+	if s.opts.Wrote != nil {
+		s.opts.Wrote(len(updates), time.Since(began), err)
+	}
+	if err != nil {
 		return writeError(updates, err)
 	}
 	return nil
@@ -672,6 +680,13 @@ func (s *Session) putFailed(updates []Update, err error) {
 	if w := new(WriteError); errors.As(err, &w) && w.drifted() {
 		s.Resync()
 	}
+}
+
+// Size is how many entries and groups the switch is known to have.
+func (s *Session) Size() (entries, groups int) {
+	s.known.Lock()
+	defer s.known.Unlock()
+	return len(s.entries), len(s.groups)
 }
 
 // Resync has the switch read and put right again, soon.

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"net"
+
+	"github.com/understudy-net/understudy/controller/admin"
+	"github.com/understudy-net/understudy/controller/metrics"
+	"github.com/understudy-net/understudy/controller/p4rt"
+)
+
+// snapshot is how things are now.
+func (c *Controller) snapshot(ctx context.Context) (metrics.Snapshot, error) {
+	pairs, err := c.loop.Pairs(ctx, "")
+	if err != nil {
+		return metrics.Snapshot{}, err
+	}
+	s := metrics.Snapshot{
+		Pairs:        pairs,
+		Heartbeats:   c.loop.heartbeats(),
+		Switch:       metrics.Switch{Name: c.loop.tables.Load().cfg.Switch.Name, State: c.session.Status().String()},
+		LogLinesLost: c.journal.lost(),
+		Watchers:     c.loop.watching(),
+	}
+	s.Switch.Entries, s.Switch.Groups = c.session.Size()
+	if c.desired != nil {
+		s.Configuration = admin.ConfigurationProto(c.desired.Status())
+	}
+	if c.certificates != nil {
+		s.CertificateExpiry = c.certificates.NotAfter()
+	}
+	if c.speaker != nil {
+		st := c.speaker.Status()
+		s.BGP = &metrics.BGP{Peers: map[string]bool{}, Routes: len(st.Routes), Announced: st.Announced, Withdrawn: st.Withdrawn}
+		for _, p := range st.Peers {
+			s.BGP.Peers[p.Name] = p.Established()
+		}
+	}
+	return s, nil
+}
+
+// serveMetrics is a task's function.
+func (c *Controller) serveMetrics(ctx context.Context, l net.Listener) error {
+	return c.metrics.Serve(ctx, l, func() bool { return c.session.Status() == p4rt.Ready }, c.log)
+}
+
+// heartbeats counts those that came, by server.
+func (l *loop) heartbeats() map[string]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	counts := map[string]uint64{}
+	for _, p := range l.tables.Load().pairs {
+		for _, s := range p.config.Servers {
+			counts[s.Name] = p.beats[s.Replica-1].Load()
+		}
+	}
+	return counts
+}
+
+func (l *loop) watching() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.watchers)
+}
+
+// measure has a failover that is over be counted.
+func (r *record) measure(m *metrics.Metrics) {
+	f := metrics.Failover{Pair: r.Pair, Cause: r.Cause, Suspected: r.Suspected, Decided: r.Decided, Written: r.Written}
+	if r.Released != nil {
+		f.Released = *r.Released
+	}
+	m.FailedOver(f)
+}
