@@ -91,8 +91,9 @@ func (m *MeterCell) Config() *MeterConfig {
 	return &c
 }
 
-// Counts returns how much was marked green, yellow and red since the meter was
-// configured.
+// Counts returns how much was marked green, yellow and red since the meter was made or
+// SetCounts was called. Configuring the meter again leaves it (P4Runtime 1.5, section
+// 9.4.1: counter_data is left untouched if it is unset).
 func (m *MeterCell) Counts() [3]Count {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -117,7 +118,7 @@ func (m *MeterCell) set(c *MeterConfig, now int64) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.config, m.counts = c, [3]Count{}
+	m.config = c
 	if c != nil {
 		m.tc, m.tp = newBucket(c.CIR, c.CBurst, now), newBucket(c.PIR, c.PBurst, now)
 	}
@@ -146,6 +147,17 @@ func (m *MeterCell) mark(now int64, size uint64, length int) uint64 {
 	m.counts[color].Packets++
 	m.counts[color].Bytes += uint64(length)
 	return color
+}
+
+// markConfigured is mark if the meter is configured.
+func (m *MeterCell) markConfigured(now int64, size uint64, length int) (color uint64, ok bool) {
+	m.mu.Lock()
+	ok = m.config != nil
+	m.mu.Unlock()
+	if !ok {
+		return 0, false
+	}
+	return m.mark(now, size, length), true
 }
 
 // A Meter is an indirect meter: an array of meters.

@@ -150,6 +150,7 @@ func (b *Builder) table(def *bmv2.Table, find func(bmv2.Node) *node) (*Table, er
 	if def.Meter != nil {
 		l := b.loc(def.Meter.Target)
 		t.meterTarget = Field{slot: l.slot + 1, mask: l.mask()}
+		t.missMeter = &MeterCell{}
 	}
 	t.original = t.noAction
 	if d := def.Default; d != nil {
@@ -174,7 +175,7 @@ func (b *Builder) table(def *bmv2.Table, find func(bmv2.Node) *node) (*Table, er
 			// In the program the lowest number wins, here, as in P4Runtime, the highest.
 			prio = highest - e.Priority + 1
 		}
-		if err := t.insert(e.Match, prio, bound, &Direct{}, true); err != nil {
+		if err := t.insert(e.Match, prio, bound, &Direct{}, def.ConstEntries); err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
 	}

@@ -35,6 +35,16 @@ type Profile struct {
 	mu      sync.Mutex
 	members map[uint32]*Member
 	groups  map[uint32]*memberGroup
+	sets    int // one-shot sets that entries have
+	used    Use
+}
+
+// Use is how much the groups and one-shot sets of a Profile have together.
+type Use struct{ Members, Weights int }
+
+func (u *Use) add(members, weights int) {
+	u.Members += members
+	u.Weights += weights
 }
 
 // A Member is one member of a Profile.
@@ -81,6 +91,7 @@ type memberGroup struct {
 
 // choice is the state of a group for packets.
 type choice struct {
+	random  bool // instead of by the selector's hash
 	group   *Group
 	members []*Member // the enabled ones by ascending id
 	upto    []uint64  // sums of weights
@@ -105,6 +116,20 @@ func (p *Profile) Len() (members, groups int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.members), len(p.groups)
+}
+
+// Sets returns how many entries have a one-shot set.
+func (p *Profile) Sets() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sets
+}
+
+// Use returns what all groups and one-shot sets have together.
+func (p *Profile) Use() Use {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.used
 }
 
 func (p *Profile) bind(name string, args [][]byte, opaque any) (*MemberAction, error) {
@@ -294,6 +319,7 @@ func (p *Profile) DeleteGroup(id uint32) error {
 // count notes that a group refers to its members, or no longer does; p.mu is held.
 func (p *Profile) count(g *Group, n int) {
 	for _, gm := range g.Members {
+		p.used.add(n, n*gm.Weight)
 		if m := p.members[gm.Member]; m != nil {
 			m.refs += n
 		}
@@ -320,6 +346,14 @@ func (p *Profile) Groups() []*Group {
 	}
 	slices.SortFunc(out, func(a, b *Group) int { return cmpUint(uint64(a.ID), uint64(b.ID)) })
 	return out
+}
+
+// countSet is count for a one-shot set.
+func (p *Profile) countSet(set []SetMember, n int) {
+	p.sets += n
+	for i := range set {
+		p.used.add(n, n*set[i].Weight)
+	}
 }
 
 // A SetMember is one action of a one-shot action set (P4Runtime 1.5 section 9.2.3).
@@ -357,12 +391,13 @@ func (t *Table) BindGroup(id uint32, opaque any) (*Bound, error) {
 	return &Bound{Opaque: opaque, GroupID: id, group: x}, nil
 }
 
-// BindSet prepares a one-shot set of actions, from which the selector chooses.
-func (t *Table) BindSet(set []SetMember, opaque any) (*Bound, error) {
+// BindSet prepares a one-shot set of actions, from which the selector chooses, or chance
+// if random is set.
+func (t *Table) BindSet(set []SetMember, random bool, opaque any) (*Bound, error) {
 	if t.profile == nil || !t.def.Selector {
 		return nil, fmt.Errorf("table %q has no action selector: %w", t.def.Name, ErrArgument)
 	}
-	c := &choice{}
+	c := &choice{random: random}
 	total := 0
 	for i, s := range set {
 		a, err := t.profile.bind(s.Action, s.Args, s.Opaque)
@@ -381,7 +416,7 @@ func (t *Table) BindSet(set []SetMember, opaque any) (*Bound, error) {
 			c.add(m, s.Weight)
 		}
 	}
-	b := &Bound{Opaque: opaque, Set: slices.Clone(set), group: &memberGroup{}}
+	b := &Bound{Opaque: opaque, Set: slices.Clone(set), set: true, group: &memberGroup{}}
 	for i := range b.Set {
 		args := make([][]byte, len(b.Set[i].Args))
 		for j, v := range b.Set[i].Args {
@@ -395,13 +430,15 @@ func (t *Table) BindSet(set []SetMember, opaque any) (*Bound, error) {
 
 // acquire counts a reference that an entry holds, unless what it refers to has gone.
 func (t *Table) acquire(b *Bound) error {
-	if t.profile == nil || b == nil || b.Set != nil {
+	if t.profile == nil || b == nil {
 		return nil
 	}
 	p := t.profile
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case b.set:
+		p.countSet(b.Set, 1)
 	case b.Member != nil:
 		if p.members[b.Member.ID] != b.Member {
 			return fmt.Errorf("member %d: %w", b.Member.ID, ErrNotFound)
@@ -418,12 +455,14 @@ func (t *Table) acquire(b *Bound) error {
 
 // abandon is the counterpart of acquire.
 func (t *Table) abandon(b *Bound) {
-	if t.profile == nil || b == nil || b.Set != nil {
+	if t.profile == nil || b == nil {
 		return
 	}
 	t.profile.mu.Lock()
 	defer t.profile.mu.Unlock()
 	switch {
+	case b.set:
+		t.profile.countSet(b.Set, -1)
 	case b.Member != nil:
 		b.Member.refs--
 	case b.group != nil:
@@ -436,7 +475,11 @@ func (t *Table) resolve(c *Context, b *Bound) *MemberAction {
 	if b.Member != nil {
 		return b.Member.bound.Load()
 	}
-	return b.group.now.Load().pick(t.profile.hash(c))
+	g := b.group.now.Load()
+	if g.random {
+		return g.pick(c.random())
+	}
+	return g.pick(t.profile.hash(c))
 }
 
 func (b *Builder) profile(def *bmv2.ActionProfile) (*Profile, error) {

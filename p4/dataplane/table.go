@@ -40,8 +40,9 @@ type Table struct {
 	// program.
 	profile *Profile
 	nextOf  []*node
-	// meterTarget takes the colour of a direct meter.
+	// meterTarget takes the colour of a direct meter; missMeter is the default entry's.
 	meterTarget Field
+	missMeter   *MeterCell
 
 	mu       sync.Mutex // held by control functions
 	entries  map[string]*Entry
@@ -99,7 +100,7 @@ type Entry struct {
 
 	hit     atomic.Int64 // engine time of the last hit
 	timeout atomic.Int64 // nanoseconds; 0: none
-	told    atomic.Int64 // the value of hit that Expired told of, plus 1
+	told    atomic.Int64 // engine time at which Expired last told of it
 }
 
 // Bound returns what the entry runs.
@@ -157,7 +158,6 @@ func (d *Direct) apply(t *Table, e *Entry) {
 	}
 	if d.IdleTimeout != nil {
 		e.timeout.Store(int64(*d.IdleTimeout))
-		e.told.Store(0)
 	}
 }
 
@@ -178,13 +178,17 @@ type Bound struct {
 	act   *action
 	next  *node
 	group *memberGroup
+	set   bool // group is that of Set
 }
 
 // refers tells whether what is run lies in an action profile.
 func (b *Bound) refers() bool { return b.Member != nil || b.group != nil }
 
 // IsGroup tells whether GroupID says what is run.
-func (b *Bound) IsGroup() bool { return b.group != nil && b.Set == nil }
+func (b *Bound) IsGroup() bool { return b.group != nil && !b.set }
+
+// IsSet tells whether Set says what is run; it may be empty.
+func (b *Bound) IsSet() bool { return b.set }
 
 // arguments are those of an action, in both forms.
 type arguments struct {
@@ -260,6 +264,9 @@ func checkWidth(b []byte, width int) error {
 // nothing to run.
 func (t *Table) Default() *Bound { return t.fallback.Load() }
 
+// DefaultChanged tells whether the default action is another than the program's.
+func (t *Table) DefaultChanged() bool { return t.fallback.Load() != t.original }
+
 // SetDefault changes what the table runs on a miss; nil restores what the program
 // says.
 func (t *Table) SetDefault(b *Bound) error {
@@ -278,12 +285,31 @@ func (t *Table) SetDefault(b *Bound) error {
 	return nil
 }
 
+// ModifyDefault changes what belongs to the default entry beside its action. It has no
+// idle timeout.
+func (t *Table) ModifyDefault(d Direct) error {
+	if err := d.check(t); err != nil {
+		return err
+	}
+	if d.Count != nil {
+		t.misses.set(*d.Count)
+	}
+	if t.missMeter != nil && d.SetMeter {
+		t.missMeter.set(d.Meter, t.e.now())
+	}
+	if t.missMeter != nil && d.MeterCounts != nil {
+		t.missMeter.SetCounts(*d.MeterCounts)
+	}
+	return nil
+}
+
+// DefaultMeter returns the direct meter of the default entry, or nil if the table has
+// none. Without a configuration, as in bmv2, a miss is not marked.
+func (t *Table) DefaultMeter() *MeterCell { return t.missMeter }
+
 // DefaultCounter returns how many packets met no entry; they are counted in tables
 // that count.
 func (t *Table) DefaultCounter() Count { return t.misses.get() }
-
-// SetDefaultCounter overwrites what DefaultCounter returns.
-func (t *Table) SetDefaultCounter(c Count) { t.misses.set(c) }
 
 // canonical checks a match and returns it with all that cannot matter set to zero,
 // together with the entry's identity.
@@ -496,24 +522,24 @@ func (t *Table) SinceHit(e *Entry) time.Duration {
 	return time.Duration(max(0, t.e.now()-e.hit.Load()))
 }
 
-// Expired returns the entries that have been idle for their timeout, each once until
-// a packet meets it again or its timeout is set, and how long it takes until the next
-// one can be idle; that is 0 if none can.
+// Expired returns the entries that have been idle for their timeout, and how long it
+// takes until the next one can be; that is 0 if none can. An entry is told of again
+// after another timeout in which no packet met it (P4Runtime 1.5, section 16.4).
 func (t *Table) Expired() (idle []*Entry, next time.Duration) {
 	if !t.def.WithTimeout {
 		return nil, 0
 	}
 	now := t.e.now()
 	for _, e := range t.Entries() {
-		timeout, hit := e.timeout.Load(), e.hit.Load()
-		if timeout == 0 || e.told.Load() == hit+1 {
+		timeout := e.timeout.Load()
+		if timeout == 0 {
 			continue
 		}
-		left := time.Duration(hit + timeout - now)
+		left := time.Duration(max(e.hit.Load(), e.told.Load()) + timeout - now)
 		if left <= 0 {
-			e.told.Store(hit + 1)
+			e.told.Store(now)
 			idle = append(idle, e)
-			continue
+			left = time.Duration(timeout)
 		}
 		if next == 0 || left < next {
 			next = left
@@ -704,14 +730,27 @@ func (t *Table) apply(c *Context) *node {
 	if t.keyBytes > 0 {
 		e = t.lookup(c)
 	}
-	return t.execute(c, e)
+	b, m := t.choose(c, e)
+	return t.execute(c, e, b, m)
 }
 
-// execute runs what entry e, or a miss if it is nil, says.
-func (t *Table) execute(c *Context, e *Entry) *node {
+// choose returns what the packet runs, for entry e or, if that is nil, a miss: an
+// action, or a member of an action profile, which is nil if there is none to choose.
+func (t *Table) choose(c *Context, e *Entry) (*Bound, *MemberAction) {
 	b := t.fallback.Load()
 	if e != nil {
 		b = e.bound.Load()
+	}
+	if b.refers() {
+		return b, t.resolve(c, b)
+	}
+	return b, nil
+}
+
+// execute does what an entry, or a miss if it is nil, brings about, and runs what was
+// chosen.
+func (t *Table) execute(c *Context, e *Entry, b *Bound, m *MemberAction) *node {
+	if e != nil {
 		if t.def.WithCounters {
 			e.count.add(c.IngressLength)
 		}
@@ -721,20 +760,25 @@ func (t *Table) execute(c *Context, e *Entry) *node {
 		if e.meter != nil {
 			t.meterTarget.Set(c, e.meter.mark(c.Now(), measure(t.def.Meter, c), c.IngressLength))
 		}
-	} else if t.def.WithCounters {
-		t.misses.add(c.IngressLength)
+	} else {
+		if t.def.WithCounters {
+			t.misses.add(c.IngressLength)
+		}
+		if t.missMeter != nil {
+			if color, ok := t.missMeter.markConfigured(c.Now(), measure(t.def.Meter, c), c.IngressLength); ok {
+				t.meterTarget.Set(c, color)
+			}
+		}
 	}
 	next := b.next
-	if b.refers() {
-		// An empty group runs nothing.
-		if m := t.resolve(c, b); m != nil {
-			c.args = &m.args
-			m.act.run(c)
-			next = t.nextOf[m.act.index]
-		} else {
-			next = t.noAction.next
-		}
-	} else if b.act != nil {
+	switch {
+	case m != nil:
+		c.args = &m.args
+		m.act.run(c)
+		next = t.nextOf[m.act.index]
+	case b.refers(): // an empty group runs nothing
+		next = t.noAction.next
+	case b.act != nil:
 		c.args = &b.args
 		b.act.run(c)
 	}

@@ -128,19 +128,14 @@ func (t *Table) applyTraced(c *Context) *node {
 		}
 	}
 	s.Taken = s.Entry != nil
-	b := t.fallback.Load()
-	if s.Entry != nil {
-		b = s.Entry.bound.Load()
-	}
+	b, m := t.choose(c, s.Entry)
 	switch {
-	case b.refers():
-		if m := t.resolve(c, b); m != nil {
-			s.Member, s.Action, s.Args = m, m.Action, m.Args
-		}
+	case m != nil:
+		s.Member, s.Action, s.Args = m, m.Action, m.Args
 	case b.act != nil:
 		s.Action, s.Args = b.act.def, b.Args
 	}
-	next := t.execute(c, s.Entry)
+	next := t.execute(c, s.Entry, b, m)
 	c.Trace(s)
 	return next
 }

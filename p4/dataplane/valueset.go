@@ -54,16 +54,22 @@ func (v *ValueSet) Members() [][]bmv2.Match {
 // Replace makes members all that the set has, in one step for packets. Each member
 // has one match per element of the key; kinds says how each is to be read, nil stands
 // for exact matches. Mask of a ternary match, High of a range and PrefixLen of an LPM
-// are as in a table's entry.
+// are as in a table's entry. A member that stands twice is ErrExists.
 func (v *ValueSet) Replace(members [][]bmv2.Match, kinds []bmv2.MatchKind) error {
 	if len(members) > v.def.Size {
 		return fmt.Errorf("value set %q: %d members: %w: its size is %d", v.def.Name, len(members), ErrFull, v.def.Size)
 	}
 	list := make([]valueSetMember, len(members))
+	seen := make(map[string]bool, len(members))
 	for i, m := range members {
 		if err := v.compile(m, kinds, &list[i]); err != nil {
 			return fmt.Errorf("value set %q: member %d: %w", v.def.Name, i, err)
 		}
+		id := list[i].id()
+		if seen[id] && v.def.Widths != nil {
+			return fmt.Errorf("value set %q: member %d: %w", v.def.Name, i, ErrExists)
+		}
+		seen[id] = true
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -73,7 +79,8 @@ func (v *ValueSet) Replace(members [][]bmv2.Match, kinds []bmv2.MatchKind) error
 
 func (v *ValueSet) compile(match []bmv2.Match, kinds []bmv2.MatchKind, out *valueSetMember) error {
 	if v.def.Widths == nil {
-		return nil // no state looks
+		out.match = slices.Clone(match) // no state looks
+		return nil
 	}
 	if len(match) != len(v.def.Widths) {
 		return fmt.Errorf("%d elements, want %d: %w", len(match), len(v.def.Widths), ErrArgument)
@@ -119,6 +126,15 @@ func (v *ValueSet) compile(match []bmv2.Match, kinds []bmv2.MatchKind, out *valu
 		at += n
 	}
 	return nil
+}
+
+// id is the same for members that match the same.
+func (m *valueSetMember) id() string {
+	id := append(bytes.Clone(m.value), m.mask...)
+	for _, r := range m.ranges {
+		id = append(append(id, r.low...), r.hig...)
+	}
+	return string(id)
 }
 
 // contains tells whether a key is in the set.

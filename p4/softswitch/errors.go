@@ -42,6 +42,8 @@ func codeOf(err error) codes.Code {
 		return codes.ResourceExhausted
 	case errors.Is(err, dataplane.ErrConst):
 		return codes.PermissionDenied
+	case errors.Is(err, dataplane.ErrInUse):
+		return codes.FailedPrecondition
 	case errors.Is(err, dataplane.ErrArgument):
 		return codes.InvalidArgument
 	}

@@ -141,8 +141,17 @@ func (p *port) report(tree *gnmiserver.Tree, st LinkStatus) {
 	tree.Set(leaves...)
 }
 
+// report is told of a port's status, by one goroutine at a time.
+func (s *Switch) report(p *port, st LinkStatus) {
+	p.report(&s.interfaces, st)
+	if down := st.Oper != OperUp && st.Oper != OperUnknown; p.down.Swap(down) != down {
+		s.portChanged()
+	}
+}
+
 // linkState is what is known of a port's link.
 type linkState struct {
+	down        atomic.Bool // it is known not to be up
 	status      LinkStatus
 	transitions atomic.Uint64 // between up and not up
 }
@@ -160,16 +169,16 @@ func (s *Switch) watchInterfaces(ctx context.Context) {
 		case *PacketLink:
 			kernel[l.name] = p
 		case Watcher:
-			wg.Go(func() { l.Watch(ctx, func(st LinkStatus) { p.report(&s.interfaces, st) }) })
+			wg.Go(func() { l.Watch(ctx, func(st LinkStatus) { s.report(p, st) }) })
 		default:
-			p.report(&s.interfaces, LinkStatus{Admin: true, Oper: OperUp})
+			s.report(p, LinkStatus{Admin: true, Oper: OperUp})
 		}
 	}
 	if len(kernel) == 0 {
 		return
 	}
 	for {
-		err := watchKernel(ctx, maps.Keys(kernel), func(name string, st LinkStatus) { kernel[name].report(&s.interfaces, st) })
+		err := watchKernel(ctx, maps.Keys(kernel), func(name string, st LinkStatus) { s.report(kernel[name], st) })
 		if ctx.Err() != nil {
 			return
 		}

@@ -202,7 +202,7 @@ func TestWriteErrors(t *testing.T) {
 		{"modify what is not there", mod, exact(func(*p4v1.TableEntry) {}), codes.NotFound},
 		{"delete what is not there", del, exact(func(*p4v1.TableEntry) {}), codes.NotFound},
 		{"is_const", ins, exact(func(e *p4v1.TableEntry) { e.IsConst = true }), codes.InvalidArgument},
-		{"idle timeout", ins, exact(func(e *p4v1.TableEntry) { e.IdleTimeoutNs = 1 }), codes.Unimplemented},
+		{"idle timeout", ins, exact(func(e *p4v1.TableEntry) { e.IdleTimeoutNs = 1 }), codes.InvalidArgument},
 		{"meter", ins, exact(func(e *p4v1.TableEntry) { e.MeterConfig = &p4v1.MeterConfig{} }), codes.InvalidArgument},
 
 		{"9.1.1 field missing", ins, exact(func(e *p4v1.TableEntry) { e.Match = e.Match[:1] }), codes.InvalidArgument},
@@ -267,12 +267,7 @@ func TestWriteErrors(t *testing.T) {
 		{"9.5.1 port too high", ins, group(func(g *p4v1.MulticastGroupEntry) { g.Replicas[0].PortKind = &p4v1.Replica_EgressPort{EgressPort: 512} }), codes.InvalidArgument},
 		{"9.5.1 modify what is not there", mod, group(func(*p4v1.MulticastGroupEntry) {}), codes.NotFound},
 		{"9.5.1 delete what is not there", del, group(func(*p4v1.MulticastGroupEntry) {}), codes.NotFound},
-		{"9.5.2 clone session", ins, &p4v1.Entity{Entity: &p4v1.Entity_PacketReplicationEngineEntry{PacketReplicationEngineEntry: &p4v1.PacketReplicationEngineEntry{
-			Type: &p4v1.PacketReplicationEngineEntry_CloneSessionEntry{CloneSessionEntry: &p4v1.CloneSessionEntry{SessionId: 1}}}}}, codes.Unimplemented},
-
-		{"register", mod, &p4v1.Entity{Entity: &p4v1.Entity_RegisterEntry{RegisterEntry: &p4v1.RegisterEntry{}}}, codes.Unimplemented},
-		{"meter entry", mod, &p4v1.Entity{Entity: &p4v1.Entity_MeterEntry{MeterEntry: &p4v1.MeterEntry{}}}, codes.Unimplemented},
-		{"digest", ins, &p4v1.Entity{Entity: &p4v1.Entity_DigestEntry{DigestEntry: &p4v1.DigestEntry{}}}, codes.Unimplemented},
+		{"9.9 extern", ins, &p4v1.Entity{Entity: &p4v1.Entity_ExternEntry{ExternEntry: &p4v1.ExternEntry{ExternTypeId: 1}}}, codes.Unimplemented},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			err := h.TryWrite(tc.typ, tc.entity)
@@ -656,7 +651,7 @@ func TestPipelineConfig(t *testing.T) {
 	wantCode("no action", set(p4v1.SetForwardingPipelineConfigRequest_UNSPECIFIED, config), codes.InvalidArgument)
 	wantCode("VERIFY nothing", set(verify, nil), codes.InvalidArgument)
 	wantCode("COMMIT before SAVE", set(commit, nil), codes.NotFound)
-	wantCode("RECONCILE without one", set(reconcile, config), codes.Unimplemented)
+	wantCode("RECONCILE with nothing", set(reconcile, nil), codes.InvalidArgument)
 	wantCode("VERIFY", set(verify, config), codes.OK)
 	if c := get(p4v1.GetForwardingPipelineConfigRequest_ALL); c != nil {
 		t.Errorf("VERIFY has set a configuration")
@@ -737,8 +732,11 @@ func TestConfigMismatch(t *testing.T) {
 			i.Tables[1].ConstDefaultActionId = i.Tables[1].ActionRefs[0].Id
 		}, "const default action"},
 		{"meter", func(_ *p4v1.ForwardingPipelineConfig, i *p4config.P4Info) {
-			i.Meters = append(i.Meters, &p4config.Meter{})
-		}, "a meter is not supported"},
+			i.Meters = append(i.Meters, &p4config.Meter{Preamble: &p4config.Preamble{Id: 1, Name: "m"}})
+		}, `meter "m": the program has no such meter`},
+		{"extern", func(_ *p4v1.ForwardingPipelineConfig, i *p4config.P4Info) {
+			i.Externs = append(i.Externs, &p4config.Extern{})
+		}, "an extern is not supported"},
 		{"header of odd bits", func(_ *p4v1.ForwardingPipelineConfig, i *p4config.P4Info) {
 			i.ControllerPacketMetadata[0].Metadata[0].Bitwidth = 8
 		}, "no whole number of bytes"},

@@ -20,14 +20,16 @@ import (
 // A pipeline is a program that packets go through, with its state and with what
 // P4Runtime calls its parts. All but the state is immutable.
 type pipeline struct {
-	config *p4v1.ForwardingPipelineConfig
-	schema *schema
-	sw     *v1model.Switch
+	config  *p4v1.ForwardingPipelineConfig
+	schema  *schema
+	sw      *v1model.Switch
+	digests map[string]*digest // by name
+	env     *environment
 }
 
 // newPipeline loads a configuration and checks that its two halves belong
 // together.
-func newPipeline(config *p4v1.ForwardingPipelineConfig, dropPort uint16) (*pipeline, error) {
+func newPipeline(config *p4v1.ForwardingPipelineConfig, env *environment) (*pipeline, error) {
 	if config.GetP4Info() == nil {
 		return nil, fmt.Errorf("the configuration has no P4Info")
 	}
@@ -39,11 +41,19 @@ func newPipeline(config *p4v1.ForwardingPipelineConfig, dropPort uint16) (*pipel
 	if err != nil {
 		return nil, err
 	}
-	sw, err := v1model.New(prog, v1model.Options{DropPort: dropPort})
+	p := &pipeline{config: config, schema: sch, digests: map[string]*digest{}, env: env}
+	for _, ds := range sch.digests.list {
+		p.digests[ds.name] = &digest{schema: ds, send: env.digest, wake: env.timers, now: env.now}
+	}
+	p.sw, err = v1model.New(prog, v1model.Options{DropPort: env.dropPort, Digest: func(m *v1model.Digest) {
+		if d := p.digests[m.List.Name]; d != nil {
+			d.add(m)
+		}
+	}})
 	if err != nil {
 		return nil, fmt.Errorf("device configuration: %w", err)
 	}
-	return &pipeline{config: config, schema: sch, sw: sw}, nil
+	return p, nil
 }
 
 // deviceJSON returns the bmv2 JSON of a device configuration. It is the JSON

@@ -6,12 +6,11 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"time"
 
-	p4config "github.com/p4lang/p4runtime/go/p4/config/v1"
 	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
 	"google.golang.org/grpc/codes"
 
-	"github.com/understudy-net/understudy/p4/bmv2"
 	"github.com/understudy-net/understudy/p4/dataplane"
 )
 
@@ -29,19 +28,31 @@ func (p *pipeline) query(e *p4v1.Entity, out func(part)) error {
 	switch e := e.GetEntity().(type) {
 	case *p4v1.Entity_TableEntry:
 		return p.readTableEntries(e.TableEntry, out)
+	case *p4v1.Entity_ActionProfileMember:
+		return p.readMembers(e.ActionProfileMember, out)
+	case *p4v1.Entity_ActionProfileGroup:
+		return p.readGroups(e.ActionProfileGroup, out)
+	case *p4v1.Entity_MeterEntry:
+		return p.readMeters(e.MeterEntry, out)
+	case *p4v1.Entity_DirectMeterEntry:
+		return p.readDirectMeters(e.DirectMeterEntry, out)
 	case *p4v1.Entity_CounterEntry:
 		return p.readCounters(e.CounterEntry, out)
 	case *p4v1.Entity_DirectCounterEntry:
 		return p.readDirectCounters(e.DirectCounterEntry, out)
 	case *p4v1.Entity_PacketReplicationEngineEntry:
-		switch t := e.PacketReplicationEngineEntry.GetType().(type) {
-		case *p4v1.PacketReplicationEngineEntry_MulticastGroupEntry:
-			p.readGroups(t.MulticastGroupEntry, out)
-			return nil
-		case *p4v1.PacketReplicationEngineEntry_CloneSessionEntry:
-			return nil // there can be none
+		return p.readReplication(e.PacketReplicationEngineEntry, out)
+	case *p4v1.Entity_ValueSetEntry:
+		return p.readValueSets(e.ValueSetEntry, out)
+	case *p4v1.Entity_RegisterEntry:
+		return p.readRegisters(e.RegisterEntry, out)
+	case *p4v1.Entity_DigestEntry:
+		return p.readDigests(e.DigestEntry, out)
+	case *p4v1.Entity_ExternEntry:
+		if e.ExternEntry.GetExternTypeId() == 0 {
+			return nil // all there are
 		}
-		return errorf(codes.InvalidArgument, "a packet replication engine entry of no type")
+		return errorf(codes.NotFound, "no extern type %#x", e.ExternEntry.GetExternTypeId())
 	case nil:
 		return errorf(codes.InvalidArgument, "a query without an entity")
 	}
@@ -50,30 +61,59 @@ func (p *pipeline) query(e *p4v1.Entity, out func(part)) error {
 
 // A snapshot is an entry as it was at one moment.
 type snapshot struct {
-	entry *dataplane.Entry
-	bound *dataplane.Bound
-	count dataplane.Count
+	entry   *dataplane.Entry // nil: the default entry
+	bound   *dataplane.Bound
+	count   dataplane.Count
+	meter   *dataplane.MeterConfig
+	colours [3]dataplane.Count
+	timeout time.Duration
+	since   time.Duration // the last hit
 }
 
-func snapshots(entries []*dataplane.Entry) []snapshot {
+func entrySnapshot(t *dataplane.Table, e *dataplane.Entry) snapshot {
+	s := snapshot{entry: e, bound: e.Bound(), count: e.Counter(), timeout: e.IdleTimeout(), since: t.SinceHit(e)}
+	if m := e.Meter(); m != nil {
+		s.meter, s.colours = m.Config(), m.Counts()
+	}
+	return s
+}
+
+func defaultSnapshot(t *dataplane.Table) snapshot {
+	s := snapshot{bound: t.Default(), count: t.DefaultCounter()}
+	if m := t.DefaultMeter(); m != nil {
+		s.meter, s.colours = m.Config(), m.Counts()
+	}
+	return s
+}
+
+// snapshots returns all entries of a table but the default one.
+func snapshots(t *dataplane.Table) []snapshot {
+	entries := t.Entries()
 	list := make([]snapshot, len(entries))
 	for i, e := range entries {
-		list[i] = snapshot{e, e.Bound(), e.Counter()}
+		list[i] = entrySnapshot(t, e)
 	}
 	return list
 }
 
+func withPriority(list []snapshot, priority int) []snapshot {
+	return slices.DeleteFunc(list, func(s snapshot) bool { return s.entry.Priority != priority })
+}
+
 // readTableEntries is section 9.1.6.
 func (p *pipeline) readTableEntries(q *p4v1.TableEntry, out func(part)) error {
-	withCount := q.GetCounterData() != nil
 	emit := func(ts *tableSchema, list []snapshot) {
 		out(part{len(list), func(i int) *p4v1.Entity {
-			return &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: ts.entry(&list[i], withCount)}}
+			return &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: ts.entry(&list[i], q)}}
 		}})
 	}
 	if q.GetTableId() == 0 {
+		if len(q.GetMatch()) > 0 || q.GetAction() != nil || q.GetPriority() != 0 || q.GetControllerMetadata() != 0 ||
+			len(q.GetMetadata()) > 0 || q.GetIsDefaultAction() {
+			return errorf(codes.InvalidArgument, "a query for all tables cannot have other filters")
+		}
 		for _, ts := range p.schema.tables {
-			emit(ts, snapshots(p.table(ts).Entries()))
+			emit(ts, snapshots(p.table(ts)))
 		}
 		return nil
 	}
@@ -81,32 +121,31 @@ func (p *pipeline) readTableEntries(q *p4v1.TableEntry, out func(part)) error {
 	if err != nil {
 		return err
 	}
+	place := fmt.Sprintf("table %q", ts.name)
+	if q.GetTimeSinceLastHit() != nil && (!ts.timeouts || q.GetIsDefaultAction()) {
+		return errorf(codes.InvalidArgument, "%s: there is no time_since_last_hit", place)
+	}
 	t := p.table(ts)
 	if q.GetIsDefaultAction() {
-		if len(q.GetMatch()) > 0 || q.GetPriority() != 0 {
-			return errorf(codes.InvalidArgument, "table %q: the default entry has neither match nor priority", ts.name)
+		if err := defaultKey(q); err != nil {
+			return &placedError{place, err}
 		}
-		b := t.Default()
-		out(part{1, func(int) *p4v1.Entity {
-			e := &p4v1.TableEntry{TableId: ts.id, IsDefaultAction: true}
-			ts.action(e, b)
-			return &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: e}}
-		}})
+		emit(ts, []snapshot{defaultSnapshot(t)})
 		return nil
 	}
-	var entries []*dataplane.Entry
+	var list []snapshot
 	if len(q.GetMatch()) > 0 {
 		match, prio, err := ts.match(q)
 		if err != nil {
-			return &placedError{fmt.Sprintf("table %q", ts.name), err}
+			return &placedError{place, err}
 		}
 		if e, err := t.Find(match, prio); err == nil {
-			entries = append(entries, e)
+			list = append(list, entrySnapshot(t, e))
 		}
 	} else {
-		entries = t.Entries()
+		list = snapshots(t)
 	}
-	emit(ts, slices.DeleteFunc(snapshots(entries), func(s snapshot) bool { return !ts.selected(q, &s) }))
+	emit(ts, slices.DeleteFunc(list, func(s snapshot) bool { return !ts.selected(q, &s) }))
 	return nil
 }
 
@@ -126,17 +165,36 @@ func (ts *tableSchema) selected(q *p4v1.TableEntry, s *snapshot) bool {
 	return id == 0 || id == ts.actionID(s.bound)
 }
 
-// entry returns an entry as a client would have written it.
-func (ts *tableSchema) entry(s *snapshot, withCount bool) *p4v1.TableEntry {
-	te := &p4v1.TableEntry{TableId: ts.id, Priority: int32(s.entry.Priority), IsConst: s.entry.Const}
-	for i, f := range ts.fields {
-		if m := f.message(&s.entry.Match[i]); m != nil {
-			te.Match = append(te.Match, m)
+// key returns what identifies an entry.
+func (ts *tableSchema) key(s *snapshot) *p4v1.TableEntry {
+	if s.entry == nil {
+		return &p4v1.TableEntry{TableId: ts.id, IsDefaultAction: true}
+	}
+	return &p4v1.TableEntry{TableId: ts.id, Match: ts.messages(s.entry.Match), Priority: int32(s.entry.Priority)}
+}
+
+// entry returns an entry as a client would have written it, with what the query wants
+// of its direct resources.
+func (ts *tableSchema) entry(s *snapshot, q *p4v1.TableEntry) *p4v1.TableEntry {
+	te := ts.key(s)
+	te.IsConst = s.entry != nil && s.entry.Const
+	te.IdleTimeoutNs = int64(s.timeout)
+	o := opaqueOf(s.bound)
+	te.Metadata, te.ControllerMetadata = o.metadata, o.controller
+	te.Action = ts.action(s.bound)
+	if q.GetCounterData() != nil && ts.directCtr != 0 {
+		te.CounterData = counterData(s.count)
+	}
+	if ts.directMtr != nil {
+		if q.GetMeterConfig() != nil {
+			te.MeterConfig = meterConfig(s.meter)
+		}
+		if q.GetMeterCounterData() != nil {
+			te.MeterCounterData = meterCounts(s.colours)
 		}
 	}
-	ts.action(te, s.bound)
-	if withCount && ts.directCtr != 0 {
-		te.CounterData = counterData(s.count)
+	if q.GetTimeSinceLastHit() != nil && ts.timeouts && s.entry != nil {
+		te.TimeSinceLastHit = &p4v1.TableEntry_IdleTimeout{ElapsedNs: int64(s.since)}
 	}
 	return te
 }
@@ -146,150 +204,28 @@ func (ts *tableSchema) actionID(b *dataplane.Bound) uint32 {
 	if b.Action == nil {
 		return 0
 	}
-	if a := ts.byName[b.Action.Action.Name]; a != nil {
+	if a := ts.actions.names[b.Action.Action.Name]; a != nil {
 		return a.id
 	}
 	return 0
 }
 
-func (ts *tableSchema) action(te *p4v1.TableEntry, b *dataplane.Bound) {
-	if b.Action == nil {
-		return
-	}
-	o := opaqueOf(b)
-	te.Metadata, te.ControllerMetadata = o.metadata, o.controller
-	a := ts.byName[b.Action.Action.Name]
-	if a == nil {
-		return
-	}
-	act := &p4v1.Action{ActionId: a.id}
-	for i, p := range a.params {
-		act.Params = append(act.Params, &p4v1.Action_Param{ParamId: p.id, Value: canonical(b.Args[i])})
-	}
-	te.Action = &p4v1.TableAction{Type: &p4v1.TableAction_Action{Action: act}}
-}
-
-// message returns a match field, or nil if it is one that does not care.
-func (f *fieldSchema) message(m *bmv2.Match) *p4v1.FieldMatch {
-	fm := &p4v1.FieldMatch{FieldId: f.id}
-	switch f.kind {
-	case p4config.MatchField_EXACT:
-		fm.FieldMatchType = &p4v1.FieldMatch_Exact_{Exact: &p4v1.FieldMatch_Exact{Value: canonical(m.Value)}}
-	case p4config.MatchField_LPM:
-		if m.PrefixLen == 0 {
-			return nil
-		}
-		fm.FieldMatchType = &p4v1.FieldMatch_Lpm{Lpm: &p4v1.FieldMatch_LPM{Value: canonical(m.Value), PrefixLen: int32(m.PrefixLen)}}
-	case p4config.MatchField_TERNARY:
-		if isZero(m.Mask) {
-			return nil
-		}
-		fm.FieldMatchType = &p4v1.FieldMatch_Ternary_{Ternary: &p4v1.FieldMatch_Ternary{Value: canonical(m.Value), Mask: canonical(m.Mask)}}
-	case p4config.MatchField_OPTIONAL:
-		if isZero(m.Mask) {
-			return nil
-		}
-		fm.FieldMatchType = &p4v1.FieldMatch_Optional_{Optional: &p4v1.FieldMatch_Optional{Value: canonical(m.Value)}}
-	case p4config.MatchField_RANGE:
-		if isZero(m.Value) && bytes.Equal(m.High, ones(f.width)) {
-			return nil
-		}
-		fm.FieldMatchType = &p4v1.FieldMatch_Range_{Range: &p4v1.FieldMatch_Range{Low: canonical(m.Value), High: canonical(m.High)}}
-	}
-	return fm
-}
-
-// readCounters is section 9.3.2.
-func (p *pipeline) readCounters(q *p4v1.CounterEntry, out func(part)) error {
-	list := p.schema.counters
-	if q.GetCounterId() != 0 {
-		cs, err := p.counterSchema(q.GetCounterId())
-		if err != nil {
-			return err
-		}
-		list = []*counterSchema{cs}
-	}
-	for _, cs := range list {
-		index := q.GetIndex()
-		if q.GetCounterId() == 0 {
-			index = nil
-		}
-		from, to, err := cs.span(index)
-		if err != nil {
-			return err
-		}
-		c := p.sw.Engine().Counter(cs.name)
-		counts := make([]dataplane.Count, to-from)
-		for i := range counts {
-			counts[i] = c.Get(from + i)
-		}
-		out(part{len(counts), func(i int) *p4v1.Entity {
-			return &p4v1.Entity{Entity: &p4v1.Entity_CounterEntry{CounterEntry: &p4v1.CounterEntry{
-				CounterId: cs.id, Index: &p4v1.Index{Index: int64(from + i)}, Data: counterData(counts[i])}}}
-		}})
-	}
-	return nil
-}
-
-// readDirectCounters is section 9.3.1.
-func (p *pipeline) readDirectCounters(q *p4v1.DirectCounterEntry, out func(part)) error {
-	emit := func(ts *tableSchema, list []snapshot) {
-		out(part{len(list), func(i int) *p4v1.Entity {
-			te := ts.entry(&list[i], false)
-			te = &p4v1.TableEntry{TableId: te.TableId, Match: te.Match, Priority: te.Priority}
-			return &p4v1.Entity{Entity: &p4v1.Entity_DirectCounterEntry{
-				DirectCounterEntry: &p4v1.DirectCounterEntry{TableEntry: te, Data: counterData(list[i].count)}}}
-		}})
-	}
-	te := q.GetTableEntry()
-	if te.GetTableId() == 0 {
-		for _, ts := range p.schema.tables {
-			if ts.directCtr != 0 {
-				emit(ts, snapshots(p.table(ts).Entries()))
-			}
-		}
-		return nil
-	}
-	ts, err := p.tableSchema(te.GetTableId())
-	if err != nil {
-		return err
-	}
-	place := fmt.Sprintf("table %q", ts.name)
+// action returns what an entry runs, or nil.
+func (ts *tableSchema) action(b *dataplane.Bound) *p4v1.TableAction {
 	switch {
-	case ts.directCtr == 0:
-		return errorf(codes.InvalidArgument, "%s has no direct counter", place)
-	case te.GetIsDefaultAction():
-		return errorf(codes.Unimplemented, "%s: misses are not counted", place)
-	case len(te.GetMatch()) == 0:
-		emit(ts, slices.DeleteFunc(snapshots(p.table(ts).Entries()), func(s snapshot) bool {
-			return te.GetPriority() != 0 && int(te.GetPriority()) != s.entry.Priority
-		}))
-		return nil
+	case b.Member != nil:
+		return &p4v1.TableAction{Type: &p4v1.TableAction_ActionProfileMemberId{ActionProfileMemberId: b.Member.ID}}
+	case b.IsGroup():
+		return &p4v1.TableAction{Type: &p4v1.TableAction_ActionProfileGroupId{ActionProfileGroupId: b.GroupID}}
+	case b.IsSet():
+		return &p4v1.TableAction{Type: &p4v1.TableAction_ActionProfileActionSet{ActionProfileActionSet: opaqueOf(b).set}}
 	}
-	match, prio, err := ts.match(te)
-	if err != nil {
-		return &placedError{place, err}
+	name := "NoAction" // of a table for which the program has no default action
+	if b.Action != nil {
+		name = b.Action.Action.Name
 	}
-	e, err := p.table(ts).Find(match, prio)
-	if err != nil {
-		return &placedError{place, err}
+	if a := ts.actions.message(name, b.Args); a != nil {
+		return &p4v1.TableAction{Type: &p4v1.TableAction_Action{Action: a}}
 	}
-	emit(ts, snapshots([]*dataplane.Entry{e}))
 	return nil
-}
-
-// readGroups is section 9.5.1.
-func (p *pipeline) readGroups(q *p4v1.MulticastGroupEntry, out func(part)) {
-	list := p.sw.Groups()
-	if id := q.GetMulticastGroupId(); id != 0 {
-		list = nil
-		if g := p.sw.Group(id); g != nil {
-			list = append(list, g)
-		}
-	}
-	out(part{len(list), func(i int) *p4v1.Entity {
-		return &p4v1.Entity{Entity: &p4v1.Entity_PacketReplicationEngineEntry{
-			PacketReplicationEngineEntry: &p4v1.PacketReplicationEngineEntry{
-				Type: &p4v1.PacketReplicationEngineEntry_MulticastGroupEntry{MulticastGroupEntry: list[i].Opaque.(*p4v1.MulticastGroupEntry)}}}}
-	}})
 }

@@ -3,10 +3,12 @@
 package softswitch
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	p4config "github.com/p4lang/p4runtime/go/p4/config/v1"
+	"google.golang.org/grpc/codes"
 
 	"github.com/understudy-net/understudy/p4/bmv2"
 )
@@ -14,55 +16,83 @@ import (
 // A schema joins a P4Info with the program that it describes: what the ids of
 // P4Runtime messages stand for. It is immutable.
 type schema struct {
-	tables   []*tableSchema // in the order of the P4Info
-	counters []*counterSchema
-	tableIDs map[uint32]*tableSchema
-	ctrIDs   map[uint32]*counterSchema
+	tables    []*tableSchema // in the order of the P4Info
+	tableIDs  map[uint32]*tableSchema
+	profiles  index[*profileSchema]
+	counters  index[*counterSchema]
+	meters    index[*meterSchema]
+	registers index[*registerSchema]
+	valueSets index[*valueSetSchema]
+	digests   index[*digestSchema]
 
 	packetIn, packetOut *packetHeader // nil: the program has none
+}
+
+// An index holds the objects of one kind of a P4Info.
+type index[T any] struct {
+	kind  string // such as "counter"
+	field string // the field of a message that names one, such as "counter_id"
+	list  []T    // in the order of the P4Info
+	ids   map[uint32]T
+}
+
+// add reads one object more.
+func (x *index[T]) add(p *p4config.Preamble, read func() (T, error)) error {
+	at := func(err error) error { return fmt.Errorf("P4Info: %s %q: %w", x.kind, p.GetName(), err) }
+	if p.GetId() == 0 {
+		return at(errors.New("its id is 0"))
+	}
+	if _, twice := x.ids[p.GetId()]; twice {
+		return at(fmt.Errorf("another one has the id %d too", p.GetId()))
+	}
+	v, err := read()
+	if err != nil {
+		return at(err)
+	}
+	if x.ids == nil {
+		x.ids = map[uint32]T{}
+	}
+	x.ids[p.GetId()] = v
+	x.list = append(x.list, v)
+	return nil
+}
+
+// get returns the object with an id, as an update names it.
+func (x *index[T]) get(id uint32) (T, error) {
+	v, ok := x.ids[id]
+	switch {
+	case ok:
+		return v, nil
+	case id == 0:
+		return v, errorf(codes.InvalidArgument, "no %s", x.field)
+	}
+	return v, errorf(codes.NotFound, "no %s with id %#x", x.kind, id)
+}
+
+// some returns the object with an id, or all of them for 0, as a query names them.
+func (x *index[T]) some(id uint32) ([]T, error) {
+	if id == 0 {
+		return x.list, nil
+	}
+	v, err := x.get(id)
+	return []T{v}, err
 }
 
 type tableSchema struct {
 	id   uint32
 	name string
 	def  *bmv2.Table
-	// fields are in the order of the program's key.
-	fields   []*fieldSchema
-	fieldIDs map[uint32]int
-	actions  map[uint32]*actionSchema
-	byName   map[string]*actionSchema
+	matchSchema
+	actions actionSet
 
-	priority     bool // entries must have one
+	priority     bool     // entries must have one
+	direct       []uint32 // ids of its direct resources
 	directCtr    uint32
+	directMtr    *meterSchema   // nil: the table has none
+	profile      *profileSchema // nil: its entries have the actions themselves
+	timeouts     bool           // entries may have an idle timeout
 	constDefault bool
 	constEntries bool
-}
-
-type fieldSchema struct {
-	id    uint32
-	name  string
-	width int
-	kind  p4config.MatchField_MatchType
-}
-
-type actionSchema struct {
-	id     uint32
-	name   string
-	scope  p4config.ActionRef_Scope
-	params []*paramSchema // in the order of the program
-	ids    map[uint32]int
-}
-
-type paramSchema struct {
-	id    uint32
-	name  string
-	width int
-}
-
-type counterSchema struct {
-	id   uint32
-	name string
-	size int
 }
 
 // A packetHeader is the header that stands in front of a packet from or to the
@@ -80,12 +110,20 @@ type packetField struct {
 
 // newSchema checks that info and prog describe the same program.
 func newSchema(info *p4config.P4Info, prog *bmv2.Program) (*schema, error) {
-	s := &schema{tableIDs: map[uint32]*tableSchema{}, ctrIDs: map[uint32]*counterSchema{}}
+	s := &schema{
+		tableIDs:  map[uint32]*tableSchema{},
+		profiles:  index[*profileSchema]{kind: "action profile", field: "action_profile_id"},
+		counters:  index[*counterSchema]{kind: "counter", field: "counter_id"},
+		meters:    index[*meterSchema]{kind: "meter", field: "meter_id"},
+		registers: index[*registerSchema]{kind: "register", field: "register_id"},
+		valueSets: index[*valueSetSchema]{kind: "value set", field: "value_set_id"},
+		digests:   index[*digestSchema]{kind: "digest", field: "digest_id"},
+	}
 	if a := info.GetPkgInfo().GetArch(); a != "" && a != "v1model" {
 		return nil, fmt.Errorf("P4Info: architecture %q, this switch has v1model", a)
 	}
-	if err := refuseUnknown(info); err != nil {
-		return nil, err
+	if len(info.GetExterns()) > 0 {
+		return nil, fmt.Errorf("P4Info: an extern is %w", bmv2.ErrUnsupported)
 	}
 	for _, t := range info.GetTables() {
 		ts, err := newTableSchema(info, prog, t)
@@ -98,25 +136,11 @@ func newSchema(info *p4config.P4Info, prog *bmv2.Program) (*schema, error) {
 		s.tables = append(s.tables, ts)
 		s.tableIDs[ts.id] = ts
 	}
-	for _, c := range info.GetCounters() {
-		cs, err := newCounterSchema(prog, c)
-		if err != nil {
-			return nil, fmt.Errorf("P4Info: counter %q: %w", c.GetPreamble().GetName(), err)
-		}
-		if s.ctrIDs[cs.id] != nil {
-			return nil, fmt.Errorf("P4Info: two counters with id %d", cs.id)
-		}
-		s.counters = append(s.counters, cs)
-		s.ctrIDs[cs.id] = cs
+	if err := s.objects(info, prog); err != nil {
+		return nil, err
 	}
-	for _, c := range info.GetDirectCounters() {
-		ts := s.tableIDs[c.GetDirectTableId()]
-		if ts == nil {
-			return nil, fmt.Errorf("P4Info: direct counter %q: no table with id %d", c.GetPreamble().GetName(), c.GetDirectTableId())
-		}
-		if ts.directCtr != c.GetPreamble().GetId() || !ts.def.WithCounters {
-			return nil, fmt.Errorf("P4Info: direct counter %q is not that of table %q", c.GetPreamble().GetName(), ts.name)
-		}
+	if err := s.direct(info); err != nil {
+		return nil, err
 	}
 	for _, m := range info.GetControllerPacketMetadata() {
 		h, err := newPacketHeader(m)
@@ -135,19 +159,87 @@ func newSchema(info *p4config.P4Info, prog *bmv2.Program) (*schema, error) {
 	return s, nil
 }
 
-// refuseUnknown names the first kind of object that this switch does not have.
-func refuseUnknown(info *p4config.P4Info) error {
-	for _, k := range []struct {
-		kind string
-		n    int
-	}{
-		{"action profile", len(info.GetActionProfiles())},
-		{"meter", len(info.GetMeters())}, {"direct meter", len(info.GetDirectMeters())},
-		{"value set", len(info.GetValueSets())}, {"digest", len(info.GetDigests())},
-		{"extern", len(info.GetExterns())},
-	} {
-		if k.n > 0 {
-			return fmt.Errorf("P4Info: a %s is %w", k.kind, bmv2.ErrUnsupported)
+// objects reads what is no table and belongs to no table alone.
+func (s *schema) objects(info *p4config.P4Info, prog *bmv2.Program) error {
+	for _, x := range info.GetActionProfiles() {
+		if err := s.profiles.add(x.GetPreamble(), func() (*profileSchema, error) { return s.newProfileSchema(prog, x) }); err != nil {
+			return err
+		}
+	}
+	for _, x := range info.GetCounters() {
+		if err := s.counters.add(x.GetPreamble(), func() (*counterSchema, error) { return newCounterSchema(prog, x) }); err != nil {
+			return err
+		}
+	}
+	for _, x := range info.GetMeters() {
+		if err := s.meters.add(x.GetPreamble(), func() (*meterSchema, error) { return newMeterSchema(prog, x) }); err != nil {
+			return err
+		}
+	}
+	for _, x := range info.GetRegisters() {
+		if err := s.registers.add(x.GetPreamble(), func() (*registerSchema, error) { return newRegisterSchema(prog, info, x) }); err != nil {
+			return err
+		}
+	}
+	for _, x := range info.GetValueSets() {
+		if err := s.valueSets.add(x.GetPreamble(), func() (*valueSetSchema, error) { return newValueSetSchema(prog, x) }); err != nil {
+			return err
+		}
+	}
+	for _, x := range info.GetDigests() {
+		if err := s.digests.add(x.GetPreamble(), func() (*digestSchema, error) { return newDigestSchema(prog, info, x) }); err != nil {
+			return err
+		}
+	}
+	for _, ts := range s.tables {
+		if ts.def.Profile != nil && ts.profile == nil {
+			return fmt.Errorf("P4Info: table %q has the action profile %q in the program, but in no action profile's table_ids", ts.name, ts.def.Profile.Name)
+		}
+	}
+	return nil
+}
+
+// direct joins direct counters and meters with their tables.
+func (s *schema) direct(info *p4config.P4Info) error {
+	owned := map[uint32]bool{}
+	owner := func(kind string, p *p4config.Preamble, table uint32) (*tableSchema, error) {
+		ts := s.tableIDs[table]
+		if ts == nil {
+			return nil, fmt.Errorf("P4Info: direct %s %q: no table with id %d", kind, p.GetName(), table)
+		}
+		if !slices.Contains(ts.direct, p.GetId()) || owned[p.GetId()] {
+			return nil, fmt.Errorf("P4Info: direct %s %q is not that of table %q", kind, p.GetName(), ts.name)
+		}
+		owned[p.GetId()] = true
+		return ts, nil
+	}
+	for _, c := range info.GetDirectCounters() {
+		ts, err := owner("counter", c.GetPreamble(), c.GetDirectTableId())
+		if err != nil {
+			return err
+		}
+		if ts.directCtr != 0 || !ts.def.WithCounters {
+			return fmt.Errorf("P4Info: direct counter %q is not that of table %q", c.GetPreamble().GetName(), ts.name)
+		}
+		ts.directCtr = c.GetPreamble().GetId()
+	}
+	for _, m := range info.GetDirectMeters() {
+		ts, err := owner("meter", m.GetPreamble(), m.GetDirectTableId())
+		if err != nil {
+			return err
+		}
+		if ts.directMtr != nil || ts.def.Meter == nil || ts.def.Meter.Name != m.GetPreamble().GetName() {
+			return fmt.Errorf("P4Info: direct meter %q is not that of table %q", m.GetPreamble().GetName(), ts.name)
+		}
+		if ts.directMtr, err = newMeterType(ts.def.Meter, m.GetPreamble(), m.GetSpec()); err != nil {
+			return fmt.Errorf("P4Info: direct meter %q: %w", m.GetPreamble().GetName(), err)
+		}
+	}
+	for _, ts := range s.tables {
+		for _, id := range ts.direct {
+			if !owned[id] {
+				return fmt.Errorf("P4Info: table %q: direct resource %d is %w", ts.name, id, bmv2.ErrUnsupported)
+			}
 		}
 	}
 	return nil
@@ -156,7 +248,7 @@ func refuseUnknown(info *p4config.P4Info) error {
 func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table) (*tableSchema, error) {
 	ts := &tableSchema{
 		id: t.GetPreamble().GetId(), name: t.GetPreamble().GetName(),
-		fieldIDs: map[uint32]int{}, actions: map[uint32]*actionSchema{}, byName: map[string]*actionSchema{},
+		actions:      actionSet{map[uint32]*actionSchema{}, map[string]*actionSchema{}},
 		constEntries: t.GetIsConstTable(),
 	}
 	if ts.id == 0 {
@@ -172,22 +264,21 @@ func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table
 	if ts.def == nil {
 		return nil, fmt.Errorf("the program has no such table")
 	}
-	if t.GetImplementationId() != 0 {
-		return nil, fmt.Errorf("an action profile is %w", bmv2.ErrUnsupported)
-	}
 	if len(t.GetMatchFields()) != len(ts.def.Key) {
 		return nil, fmt.Errorf("%d match fields, the program has %d", len(t.GetMatchFields()), len(ts.def.Key))
 	}
 	for i, f := range t.GetMatchFields() {
-		fs, err := newFieldSchema(f, &ts.def.Key[i])
+		k := &ts.def.Key[i]
+		fs, err := newFieldSchema(f)
+		if err == nil {
+			err = fs.sameAs(k)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("match field %q: %w", f.GetName(), err)
 		}
-		if _, dup := ts.fieldIDs[fs.id]; dup || fs.id == 0 {
-			return nil, fmt.Errorf("match field %q: its id %d is not its own", fs.name, fs.id)
+		if err := ts.add(fs); err != nil {
+			return nil, fmt.Errorf("match field %q: %w", fs.name, err)
 		}
-		ts.fieldIDs[fs.id] = i
-		ts.fields = append(ts.fields, fs)
 		switch fs.kind {
 		case p4config.MatchField_TERNARY, p4config.MatchField_RANGE, p4config.MatchField_OPTIONAL:
 			ts.priority = true
@@ -201,14 +292,14 @@ func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table
 		if err != nil {
 			return nil, fmt.Errorf("action with id %d: %w", ref.GetId(), err)
 		}
-		ts.actions[a.id] = a
-		ts.byName[a.name] = a
+		ts.actions.ids[a.id] = a
+		ts.actions.names[a.name] = a
 	}
-	if len(ts.actions) != len(ts.def.Actions) {
-		return nil, fmt.Errorf("%d actions, the program has %d", len(ts.actions), len(ts.def.Actions))
+	if len(ts.actions.ids) != len(ts.def.Actions) {
+		return nil, fmt.Errorf("%d actions, the program has %d", len(ts.actions.ids), len(ts.def.Actions))
 	}
 	if id := t.GetConstDefaultActionId(); id != 0 {
-		a := ts.actions[id]
+		a := ts.actions.ids[id]
 		if a == nil {
 			return nil, fmt.Errorf("const default action %d is none of its actions", id)
 		}
@@ -223,85 +314,20 @@ func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table
 	if ts.constEntries && !ts.def.ConstEntries && len(ts.def.Entries) > 0 {
 		return nil, fmt.Errorf("it is constant, in the program it is not")
 	}
+	if !ts.constEntries && ts.def.ConstEntries && t.GetHasInitialEntries() {
+		// Section 9.1.5. The program's JSON cannot tell these from constant ones, nor
+		// those among them that are declared const, and has no room for others.
+		ts.def.ConstEntries = false
+		ts.def.Size = max(ts.def.Size, int(t.GetSize()))
+	}
 	ts.constEntries = ts.constEntries || ts.def.ConstEntries
-	for _, id := range t.GetDirectResourceIds() {
-		if !slices.ContainsFunc(info.GetDirectCounters(), func(c *p4config.DirectCounter) bool { return c.GetPreamble().GetId() == id }) {
-			return nil, fmt.Errorf("direct resource %d is %w", id, bmv2.ErrUnsupported)
+	ts.direct = t.GetDirectResourceIds()
+	if t.GetIdleTimeoutBehavior() != p4config.Table_NO_TIMEOUT {
+		if ts.timeouts = ts.def.WithTimeout; !ts.timeouts {
+			return nil, fmt.Errorf("it has idle timeouts, in the program it has none")
 		}
-		ts.directCtr = id
 	}
 	return ts, nil
-}
-
-func newFieldSchema(f *p4config.MatchField, k *bmv2.KeyElement) (*fieldSchema, error) {
-	fs := &fieldSchema{id: f.GetId(), name: f.GetName(), width: int(f.GetBitwidth()), kind: f.GetMatchType()}
-	if k.Name != "" && k.Name != fs.name {
-		return nil, fmt.Errorf("the program calls it %q", k.Name)
-	}
-	if fs.width != k.Width {
-		return nil, fmt.Errorf("%d bits, the program has %d", fs.width, k.Width)
-	}
-	want, ok := map[p4config.MatchField_MatchType]bmv2.MatchKind{
-		p4config.MatchField_EXACT: bmv2.Exact, p4config.MatchField_LPM: bmv2.LPM,
-		p4config.MatchField_TERNARY: bmv2.Ternary, p4config.MatchField_OPTIONAL: bmv2.Ternary,
-		p4config.MatchField_RANGE: bmv2.Range,
-	}[fs.kind]
-	if !ok {
-		return nil, fmt.Errorf("match type %v is %w", f.GetMatch(), bmv2.ErrUnsupported)
-	}
-	if want != k.Kind {
-		return nil, fmt.Errorf("match type %v, the program has %v", fs.kind, k.Kind)
-	}
-	return fs, nil
-}
-
-func newActionSchema(info *p4config.P4Info, def *bmv2.Table, ref *p4config.ActionRef) (*actionSchema, error) {
-	i := slices.IndexFunc(info.GetActions(), func(a *p4config.Action) bool { return a.GetPreamble().GetId() == ref.GetId() })
-	if i < 0 || ref.GetId() == 0 {
-		return nil, fmt.Errorf("there is none")
-	}
-	a := info.GetActions()[i]
-	as := &actionSchema{id: ref.GetId(), name: a.GetPreamble().GetName(), scope: ref.GetScope(), ids: map[uint32]int{}}
-	ta := def.Action(as.name)
-	if ta == nil {
-		return nil, fmt.Errorf("%q is none of the program's for this table", as.name)
-	}
-	if len(a.GetParams()) != len(ta.Action.Params) {
-		return nil, fmt.Errorf("%q has %d parameters, the program's has %d", as.name, len(a.GetParams()), len(ta.Action.Params))
-	}
-	for j, p := range a.GetParams() {
-		d := ta.Action.Params[j]
-		if p.GetName() != d.Name || int(p.GetBitwidth()) != d.Width {
-			return nil, fmt.Errorf("%q: parameter %q of %d bits, the program has %q of %d",
-				as.name, p.GetName(), p.GetBitwidth(), d.Name, d.Width)
-		}
-		if _, dup := as.ids[p.GetId()]; dup || p.GetId() == 0 {
-			return nil, fmt.Errorf("%q: id %d of parameter %q is not its own", as.name, p.GetId(), p.GetName())
-		}
-		as.ids[p.GetId()] = j
-		as.params = append(as.params, &paramSchema{p.GetId(), p.GetName(), d.Width})
-	}
-	return as, nil
-}
-
-func newCounterSchema(prog *bmv2.Program, c *p4config.Counter) (*counterSchema, error) {
-	cs := &counterSchema{id: c.GetPreamble().GetId(), name: c.GetPreamble().GetName(), size: int(c.GetSize())}
-	if cs.id == 0 {
-		return nil, fmt.Errorf("its id is 0")
-	}
-	for _, d := range prog.Counters {
-		if d.Name != cs.name {
-			continue
-		}
-		if d.Direct {
-			return nil, fmt.Errorf("in the program it is direct")
-		}
-		if d.Size != cs.size {
-			return nil, fmt.Errorf("size %d, the program has %d", cs.size, d.Size)
-		}
-		return cs, nil
-	}
-	return nil, fmt.Errorf("the program has no such counter")
 }
 
 func newPacketHeader(m *p4config.ControllerPacketMetadata) (*packetHeader, error) {

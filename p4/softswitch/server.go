@@ -61,6 +61,7 @@ func (s *Switch) Write(_ context.Context, r *p4v1.WriteRequest) (*p4v1.WriteResp
 			errs[i] = p.update(u)
 		}
 		p.sw.Barrier()
+		s.wakeTimers()
 		return batchStatus(errs)
 	})
 	if err != nil {
@@ -158,25 +159,22 @@ func (s *Switch) setPipeline(action p4v1.SetForwardingPipelineConfigRequest_Acti
 		}
 		s.commit(s.configured)
 		return nil
-	case p4v1.SetForwardingPipelineConfigRequest_RECONCILE_AND_COMMIT:
-		if config == nil {
-			return status.Error(codes.InvalidArgument, "no configuration")
-		}
-		if cur := s.configured; cur != nil && cur.same(config) {
-			s.commit(cur.withCookie(config.GetCookie()))
-			return nil
-		}
-		return status.Error(codes.Unimplemented, "RECONCILE_AND_COMMIT is supported for the configuration that is set only")
 	case p4v1.SetForwardingPipelineConfigRequest_VERIFY,
 		p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_SAVE,
-		p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT:
+		p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT,
+		p4v1.SetForwardingPipelineConfigRequest_RECONCILE_AND_COMMIT:
 	default:
 		return status.Errorf(codes.InvalidArgument, "action %v", action)
 	}
 	if config == nil {
 		return status.Error(codes.InvalidArgument, "no configuration")
 	}
-	p, err := newPipeline(config, s.cfg.DropPort)
+	old := s.forwarding.Load()
+	if action == p4v1.SetForwardingPipelineConfigRequest_RECONCILE_AND_COMMIT && old != nil && old.same(config) {
+		s.commit(old.withCookie(config.GetCookie()))
+		return nil
+	}
+	p, err := newPipeline(config, s.environment())
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -184,6 +182,13 @@ func (s *Switch) setPipeline(action p4v1.SetForwardingPipelineConfigRequest_Acti
 	case p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_SAVE:
 		s.configured = p
 	case p4v1.SetForwardingPipelineConfigRequest_VERIFY_AND_COMMIT:
+		s.commit(p)
+	case p4v1.SetForwardingPipelineConfigRequest_RECONCILE_AND_COMMIT:
+		if old != nil {
+			if err := p.preserve(old); err != nil {
+				return status.Error(codes.InvalidArgument, err.Error())
+			}
+		}
 		s.commit(p)
 	}
 	return nil
@@ -196,6 +201,7 @@ func (s *Switch) commit(p *pipeline) {
 	if old != nil {
 		old.sw.Barrier()
 	}
+	s.wakeTimers()
 	s.log.Info("pipeline set", "program", p.sw.Engine().Program().Name, "tables", len(p.schema.tables),
 		"cookie", p.config.GetCookie().GetCookie())
 }

@@ -159,9 +159,10 @@ func (s *Switch) receive(stream p4v1.P4Runtime_StreamChannelServer, c *controlle
 					PacketOut: &p4v1.PacketOutError{PacketOut: u.Packet}}}))
 			}
 		case *p4v1.StreamMessageRequest_DigestAck:
-			err := errorf(codes.Unimplemented, "digests are not supported")
-			box.packet(streamError(err, &p4v1.StreamError{Details: &p4v1.StreamError_DigestListAck{
-				DigestListAck: &p4v1.DigestListAckError{DigestListAck: u.DigestAck}}}))
+			if err := s.digestAck(c, u.DigestAck); err != nil {
+				box.packet(streamError(err, &p4v1.StreamError{Details: &p4v1.StreamError_DigestListAck{
+					DigestListAck: &p4v1.DigestListAckError{DigestListAck: u.DigestAck}}}))
+			}
 		default:
 			err := errorf(codes.Unimplemented, "%T is not supported", u)
 			box.packet(streamError(err, &p4v1.StreamError{Details: &p4v1.StreamError_Other{Other: &p4v1.StreamOtherError{}}}))

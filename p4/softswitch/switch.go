@@ -88,6 +88,8 @@ type Switch struct {
 
 	interfaces gnmiserver.Tree // what gNMI shows of the ports
 
+	timersChanged chan struct{} // 1: watchTimers has to look again
+
 	faults *faults
 	stats  stats
 }
@@ -124,7 +126,9 @@ func New(cfg Config) (*Switch, error) {
 		ready:    make(chan struct{}),
 		arbiter:  newArbiter(cfg.DeviceID),
 		stopping: make(chan struct{}),
-		maxRead:  maxRead,
+
+		timersChanged: make(chan struct{}, 1),
+		maxRead:       maxRead,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -165,7 +169,7 @@ func New(cfg Config) (*Switch, error) {
 		s.faults = newFaults()
 	}
 	if cfg.Pipeline != nil {
-		p, err := newPipeline(cfg.Pipeline, s.cfg.DropPort)
+		p, err := newPipeline(cfg.Pipeline, s.environment())
 		if err != nil {
 			return nil, fmt.Errorf("softswitch: %w: %w", ErrPipeline, err)
 		}
@@ -198,6 +202,10 @@ func (s *Switch) Run(ctx context.Context) error {
 	}
 	g.Go(func() error {
 		s.watchInterfaces(ctx)
+		return nil
+	})
+	g.Go(func() error {
+		s.watchTimers(ctx)
 		return nil
 	})
 	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(64 << 20), grpc.MaxSendMsgSize(64 << 20),
