@@ -8,13 +8,8 @@ import (
 	"io"
 	"math"
 	"net"
-	"os"
 	"sync"
 	"time"
-
-	replicationv1 "github.com/understudy-net/understudy/api/replication/v1"
-
-	"golang.org/x/sys/unix"
 )
 
 // Why a connection is over without a word to the client.
@@ -24,9 +19,11 @@ var (
 )
 
 // A conn is this server's copy of one client connection. Up to three goroutines
-// serve it: read (client to c.in), serve (c.in to c.out, on the active server
-// only) and write (c.out to client). All fields below mu belong to mu; cond is
-// signalled whenever one of them changes.
+// serve it: read (client to c.in) for as long as it lives; serve (c.in to c.out, on
+// the active server only) while there are requests; write (c.out to client) while
+// there is something to write. Between two requests all there is of it is what stands
+// here. All fields below mu belong to mu; cond is signalled whenever one of them
+// changes.
 type conn struct {
 	id   ID
 	srv  *Server
@@ -43,9 +40,11 @@ type conn struct {
 	released  bool // the switch lets this server's packets out
 	protected bool // the backup holds it too: withhold until it has confirmed
 	serving   bool // the goroutine serve runs
+	writing   bool // the goroutine write runs
 
 	peerReceived uint64 // how much of the client's stream the backup has
 	acked        uint64 // reply bytes that the client has acknowledged, on a backup
+	confirmed    uint64 // reply bytes that this backup has confirmed
 	answered     uint64 // requests with a complete reply
 	interim      bool   // an interim response to the request in hand has been logged
 	streaming    bool   // the reply in the making is streamed: its beginning was shown
@@ -57,6 +56,17 @@ type conn struct {
 	finishedAt   time.Time
 	gone         error              // over: every goroutine returns
 	cancel       context.CancelFunc // takes the request in hand along; nil if there is none
+
+	heard time.Time // when the client last said something, or was last answered
+	awaits
+}
+
+// awaits is what serve waits for. The sweep looks whether it has come in time.
+type awaits struct {
+	want  int       // bytes of the request that must be here; 0 for any
+	since time.Time // when its head began to be waited for; zero if it does not
+	body  bool      // serve, or who sends the request on, waits for its body
+	late  bool      // it has not come in time
 }
 
 func newConn(s *Server, id ID) *conn {
@@ -76,15 +86,20 @@ func (c *conn) attach(sock *net.TCPConn) {
 		abort(sock)
 		return
 	}
-	c.sock = sock
+	c.sock, c.heard = sock, time.Now()
 	c.srv.wg.Go(c.read)
-	c.srv.wg.Go(c.write)
-	c.startServing()
+	c.wake()
 }
 
-// startServing runs serve once this server is the active one and the client has
-// something to say; mu is held. After a failover the requests in hand then need not
-// wait until every idle connection has been looked after.
+// wake starts who has something to do and tells who waits; mu is held.
+func (c *conn) wake() {
+	c.startServing()
+	c.startWriting()
+	c.cond.Broadcast()
+}
+
+// startServing runs serve if this server is the active one and the client has
+// something to say; mu is held.
 func (c *conn) startServing() {
 	if c.active && !c.serving && c.sock != nil && c.gone == nil && !c.finished && (c.in.unread() > 0 || c.in.eof) {
 		c.serving = true
@@ -92,68 +107,96 @@ func (c *conn) startServing() {
 	}
 }
 
+// startWriting runs write if there is something to write; mu is held.
+func (c *conn) startWriting() {
+	if !c.writing && c.sock != nil && c.gone == nil && (c.out.next(c.writable()) != nil || c.closable()) {
+		c.writing = true
+		c.srv.wg.Go(c.write)
+	}
+}
+
+// closable reports whether all that is left to do is to close; mu is held.
+func (c *conn) closable() bool {
+	return c.finished && c.out.empty() && (!c.active || c.released)
+}
+
 // abort destroys a socket without a word to the client: the RST that the kernel
-// sends is stopped by the crash guard.
+// sends is stopped by the crash guard, unless the connection was marked as closing.
 func abort(sock *net.TCPConn) {
 	sock.SetLinger(0)
 	sock.Close()
 }
 
-// end gives a connection up. mu is held. With tell, the client gets an RST.
-func (c *conn) end(why error, tell bool) {
+// end gives a connection up; mu is held. Nothing more is done for it, and who works
+// for it is told. The socket is the caller's to close; nil if there is none, or the
+// connection was over before.
+func (c *conn) end(why error) (sock *net.TCPConn) {
 	if c.gone != nil {
-		return
+		return nil
 	}
 	c.gone = why
 	if c.cancel != nil {
 		c.cancel()
 	}
-	if c.sock != nil {
+	c.srv.held.Add(-int64(c.out.held()))
+	c.in, c.out = requestStream{}, replyLog{}
+	c.cond.Broadcast()
+	return c.sock
+}
+
+// drop ends a connection at once and forgets it. With tell, the client gets an RST.
+func (c *conn) drop(why error, tell bool) {
+	c.mu.Lock()
+	sock := c.end(why)
+	c.mu.Unlock()
+	if sock != nil {
 		if tell {
 			c.srv.kernel.MarkClosing(c.id.Client, c.id.VIP)
 		}
-		abort(c.sock)
+		abort(sock)
 	}
-	c.in, c.out = requestStream{}, replyLog{}
-	c.cond.Broadcast()
+	c.srv.forget(c)
 }
 
-// retire is the first half of end: nothing more is done for the connection, and who
-// works for it is told. bury is the second.
-func (c *conn) retire(why error) {
+// close ends a connection in order, everything having been written.
+func (c *conn) close() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.gone != nil {
+	active, sock := c.active, c.end(net.ErrClosed)
+	c.mu.Unlock()
+	if sock == nil {
 		return
 	}
-	c.gone = why
-	if c.cancel != nil {
-		c.cancel()
+	c.srv.kernel.MarkClosing(c.id.Client, c.id.VIP)
+	sock.CloseWrite()
+	if active {
+		c.srv.sendClosed(c)
 	}
-	busy := c.in.unread() > 0 || c.out.held() > 0
-	c.in, c.out = requestStream{}, replyLog{}
-	if busy {
-		c.cond.Broadcast()
-	}
+	lingeringClose(sock)
+	c.srv.forget(c)
 }
 
-// bury closes the socket of a connection that was retired, and ends all that waits
-// for it.
-func (c *conn) bury() {
+// lingeringClose reads for a moment what a client still sends, so that closing
+// does not turn into an RST that destroys the reply on its way (RFC 9112 section
+// 9.6), then closes.
+func lingeringClose(sock *net.TCPConn) {
+	sock.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	io.Copy(io.Discard, io.LimitReader(sock, 256<<10))
+	sock.Close()
+}
+
+// finish closes the connection once everything that may be shown has been
+// written.
+func (c *conn) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.sock != nil && c.gone == errFenced {
-		abort(c.sock)
-	}
-	c.cond.Broadcast()
+	c.finishLocked()
 }
 
-// drop is end for callers without the lock, and forgets the connection.
-func (c *conn) drop(why error, tell bool) {
-	c.mu.Lock()
-	c.end(why, tell)
-	c.mu.Unlock()
-	c.srv.forget(c)
+func (c *conn) finishLocked() {
+	if !c.finished {
+		c.finished, c.finishedAt = true, time.Now()
+	}
+	c.wake()
 }
 
 // replayDoubt is how long after a failover a client's packet can still arrive here
@@ -172,16 +215,16 @@ func (c *conn) promote(released bool) bool {
 	if c.sock == nil || c.streaming {
 		return false
 	}
-	c.out.discard()
+	c.discard()
 	if !c.in.replayable() {
 		return false
 	}
 	c.in.pos = c.in.need
 	c.active, c.released, c.protected = true, released, false
 	c.replay = c.in.unread() > 0
-	c.replayBefore = time.Now().Add(replayDoubt)
-	c.startServing()
-	c.cond.Broadcast()
+	c.heard = time.Now()
+	c.replayBefore = c.heard.Add(replayDoubt)
+	c.wake()
 	return true
 }
 
@@ -191,128 +234,8 @@ func (c *conn) unprotect() bool {
 	defer c.mu.Unlock()
 	was := c.protected
 	c.protected = false
-	c.cond.Broadcast()
+	c.wake()
 	return was
-}
-
-// read moves the client's bytes from the kernel to c.in.
-func (c *conn) read() {
-	buf := make([]byte, 4<<10)
-	for {
-		c.mu.Lock()
-		for c.gone == nil && c.active && c.in.unread() >= c.srv.cfg.ReadAhead {
-			c.cond.Wait()
-		}
-		if c.gone != nil {
-			c.mu.Unlock()
-			return
-		}
-		active := c.active
-		c.mu.Unlock()
-
-		if active {
-			c.sock.SetReadDeadline(time.Now().Add(c.srv.cfg.IdleTimeout))
-		}
-		n, err := c.sock.Read(buf)
-		if n > 0 && !active {
-			quickAck(c.sock)
-		}
-		c.mu.Lock()
-		if c.gone != nil {
-			c.mu.Unlock()
-			return
-		}
-		c.in.append(buf[:n])
-		if c.active {
-			c.in.overflow(c.in.pos)
-		} else {
-			c.in.pos = c.in.received()
-			c.in.overflow(c.in.pos)
-		}
-		switch {
-		case err == io.EOF:
-			c.in.eof = true
-		case errors.Is(err, os.ErrDeadlineExceeded) && !c.active:
-			err = nil // the active server decides when a connection has been idle too long
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			c.in.eof = true // close in an orderly way: nothing more is expected
-		case err != nil:
-			c.end(err, false)
-		}
-		received, eof, backup := c.in.received(), c.in.eof, !c.active
-		c.startServing()
-		c.cond.Broadcast()
-		c.mu.Unlock()
-
-		if backup && (n > 0 || eof) {
-			c.srv.report(c, received, eof)
-			c.srv.noteAcked(c)
-		}
-		if err != nil {
-			if err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
-				c.srv.forget(c)
-			}
-			return
-		}
-		if n == len(buf) && len(buf) < 64<<10 {
-			buf = make([]byte, 4*len(buf))
-		}
-	}
-}
-
-// quickAck sends the acknowledgement that the kernel would delay: the active
-// server's gate waits for it (tcp(7), TCP_QUICKACK; not sticky).
-func quickAck(sock *net.TCPConn) {
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return
-	}
-	raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
-	})
-}
-
-// write moves replies from c.out to the kernel, as far as they may be shown: on
-// the active server what the backup has confirmed; on a backup what the client
-// has acknowledged already, so that its kernel never waits for an
-// acknowledgement that cannot come.
-func (c *conn) write() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for {
-		var b []byte
-		for c.gone == nil {
-			if b = c.out.next(c.writable()); b != nil {
-				break
-			}
-			if c.finished && c.out.empty() && (!c.active || c.released) {
-				c.close()
-				return
-			}
-			c.cond.Wait()
-		}
-		if c.gone != nil {
-			return
-		}
-		sock := c.sock
-		c.mu.Unlock()
-		sock.SetWriteDeadline(time.Now().Add(c.srv.cfg.WriteTimeout))
-		n, err := sock.Write(b)
-		c.mu.Lock()
-		if c.gone != nil {
-			return
-		}
-		c.out.wrote(n)
-		if err != nil {
-			tell := errors.Is(err, os.ErrDeadlineExceeded) // a client that stopped reading
-			c.end(err, tell)
-			c.mu.Unlock()
-			c.srv.forget(c)
-			c.mu.Lock()
-			return
-		}
-		c.cond.Broadcast()
-	}
 }
 
 // writable returns the limits for replyLog.next; mu is held.
@@ -331,206 +254,49 @@ func (c *conn) writable() (limit, received uint64) {
 	}
 }
 
-// close ends the connection in order, everything having been written; mu is
-// held, and released while the other server is told.
-func (c *conn) close() {
-	if c.gone != nil {
-		return
-	}
-	c.gone = net.ErrClosed
-	active := c.active
-	c.srv.kernel.MarkClosing(c.id.Client, c.id.VIP)
-	c.sock.CloseWrite()
-	c.cond.Broadcast()
-	sock := c.sock
-	c.mu.Unlock()
-	if active {
-		c.srv.sendClosed(c)
-	}
-	lingeringClose(sock)
-	c.srv.forget(c)
-	c.mu.Lock()
-}
-
-// lingeringClose reads for a moment what a client still sends, so that closing
-// does not turn into an RST that destroys the reply on its way (RFC 9112 section
-// 9.6), then closes.
-func lingeringClose(sock *net.TCPConn) {
-	sock.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
-	io.Copy(io.Discard, io.LimitReader(sock, 256<<10))
-	sock.Close()
-}
-
-// finish closes the connection once everything that may be shown has been
-// written.
-func (c *conn) finish() {
-	c.mu.Lock()
-	c.finished, c.finishedAt = true, time.Now()
-	c.cond.Broadcast()
-	c.mu.Unlock()
-}
-
-// --- what serve needs ---
-
-// Read hands the client's bytes to the parser, waiting for them.
-func (c *conn) Read(p []byte) (int, error) {
+func (c *conn) over() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for {
-		switch {
-		case c.gone != nil:
-			return 0, c.gone
-		case c.in.unread() > 0:
-			n := c.in.read(p)
-			c.in.overflow(c.in.pos)
-			c.cond.Broadcast()
-			return n, nil
-		case c.in.eof:
-			return 0, io.EOF
-		}
+	return c.gone != nil
+}
+
+// pause waits, or until the connection is over.
+func (c *conn) pause(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waitFor(d, func() bool { return false })
+}
+
+// waitFor waits until ok, for at most d, or until the connection is over; mu is held.
+func (c *conn) waitFor(d time.Duration, ok func() bool) {
+	if ok() {
+		return
+	}
+	t := time.AfterFunc(d, func() { c.mu.Lock(); c.cond.Broadcast(); c.mu.Unlock() })
+	defer t.Stop()
+	for end := time.Now().Add(d); c.gone == nil && !ok() && time.Now().Before(end); {
 		c.cond.Wait()
 	}
 }
 
-// appendReply adds a piece of a reply and sends it to the backup. begin is true
-// for the first piece.
-func (c *conn) appendReply(b []byte, begin bool) error {
+// overdue looks, on the active server, for a client that has kept this one waiting for
+// too long: without a request the connection is closed in order, with half of one it
+// is answered with 408 (Request Timeout). The sweep calls it.
+func (c *conn) overdue(now time.Time) {
 	c.mu.Lock()
-	if c.gone != nil {
-		c.mu.Unlock()
-		return c.gone
+	defer c.mu.Unlock()
+	cfg := &c.srv.cfg
+	switch {
+	case !c.active || c.sock == nil || c.gone != nil || c.finished || c.late:
+	case !c.since.IsZero():
+		c.late = now.Sub(c.since) > cfg.HeadTimeout
+	case c.body:
+		c.late = now.Sub(c.heard) > cfg.BodyTimeout
+	case !c.serving && c.in.unread() == 0 && c.out.empty() && now.Sub(c.heard) > cfg.IdleTimeout:
+		c.in.eof = true
+		c.wake()
 	}
-	c.out.append(b)
-	if c.streaming {
-		c.out.seal(c.in.pos)
-	} else if c.out.end-c.out.sealed > uint64(c.srv.cfg.WholeReply) {
-		c.streaming = true
-		c.out.seal(c.in.pos)
-	}
-	streaming, request := c.streaming, c.answered+1
-	if streaming {
+	if c.late {
 		c.cond.Broadcast()
 	}
-	c.mu.Unlock()
-	c.sendReply(&replicationv1.Reply{Request: request, Data: b, Streamed: streaming, Begin: begin})
-	if !streaming {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.gone == nil && c.out.held() > c.srv.cfg.WholeReply {
-		c.cond.Wait() // a slow client, or a slow backup
-	}
-	return c.gone
-}
-
-// endReply completes the reply to the request that ends at offset end of the
-// client's stream.
-func (c *conn) endReply(end uint64, closing bool) {
-	c.mu.Lock()
-	if c.gone != nil {
-		c.mu.Unlock()
-		return
-	}
-	c.out.seal(end)
-	c.in.done(end)
-	c.answered++
-	c.streaming, c.interim, c.replay = false, false, false
-	c.replayBefore = time.Time{}
-	request := c.answered
-	c.cond.Broadcast()
-	c.mu.Unlock()
-	c.sendReply(&replicationv1.Reply{Request: request, End: true, RequestEnd: end, Close: closing})
-}
-
-// appendInterim logs a whole interim response (1xx), unless one was logged for
-// this request before, by whichever server.
-func (c *conn) appendInterim(b []byte) {
-	c.mu.Lock()
-	if c.gone != nil || c.interim {
-		c.mu.Unlock()
-		return
-	}
-	c.interim = true
-	c.out.append(b)
-	c.out.seal(c.in.pos)
-	request := c.answered + 1
-	c.cond.Broadcast()
-	c.mu.Unlock()
-	c.sendReply(&replicationv1.Reply{Request: request, Data: b, Interim: true})
-}
-
-func (c *conn) sendReply(r *replicationv1.Reply) {
-	c.mu.Lock()
-	protected := c.protected
-	c.mu.Unlock()
-	if protected {
-		r.Conn = c.id.bytes()
-		c.srv.send(&replicationv1.Frame{Frame: &replicationv1.Frame_Reply{Reply: r}})
-	}
-}
-
-// discardReply throws a broken reply away; false when part of it was shown.
-func (c *conn) discardReply() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.streaming {
-		return false
-	}
-	c.out.discard()
-	return true
-}
-
-// --- what the stream from the active server brings, on a backup ---
-
-// logReply applies a frame. It returns how much the active server may show, and
-// whether that is news. A reply that is here only in part does not count: if the
-// active server died now, it would be thrown away, and no client may have seen its
-// beginning.
-func (c *conn) logReply(r *replicationv1.Reply) (logged uint64, news bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.gone != nil || c.active {
-		return 0, false
-	}
-	before := c.out.sealed
-	if r.GetBegin() {
-		c.out.discard()
-	}
-	c.out.append(r.GetData())
-	switch {
-	case r.GetInterim():
-		c.interim = true
-		c.out.seal(0)
-	case r.GetEnd():
-		c.streaming, c.interim = false, false
-		c.out.seal(0)
-		c.in.done(r.GetRequestEnd())
-		c.answered++
-	case r.GetStreamed():
-		c.streaming = true
-		c.out.seal(0)
-	}
-	if r.GetClose() {
-		c.finished, c.finishedAt = true, time.Now()
-	}
-	if c.out.sealed == before && !c.finished {
-		return before, false
-	}
-	c.cond.Broadcast()
-	return c.out.sealed, c.out.sealed > before
-}
-
-func (c *conn) confirm(logged uint64) {
-	c.mu.Lock()
-	c.out.logged = max(c.out.logged, logged)
-	c.cond.Broadcast()
-	c.mu.Unlock()
-}
-
-func (c *conn) progress(received uint64) {
-	c.mu.Lock()
-	c.peerReceived = max(c.peerReceived, received)
-	c.cond.Broadcast()
-	c.mu.Unlock()
 }

@@ -136,6 +136,24 @@ type node struct {
 	hold   chan struct{} // a request to /hold waits for it
 	letGo  func()        // closes hold
 	replay atomic.Int64
+	// handler, if set, is the application instead of serve.
+	handler atomic.Pointer[http.HandlerFunc]
+}
+
+// handle gives both servers another application.
+func (p *pair) handle(h http.HandlerFunc) {
+	p.a.handler.Store(&h)
+	p.b.handler.Store(&h)
+}
+
+// state returns a copy of what a server knows of its only connection.
+func (n *node) state() (in requestStream, out replyLog, c *conn) {
+	for _, c := range n.proxy.all() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.in, c.out, c
+	}
+	return in, out, nil
 }
 
 func newNode(t *testing.T, name, ip string, cfg Config) *node {
@@ -173,6 +191,10 @@ func (n *node) serve(w http.ResponseWriter, r *http.Request) {
 	n.runs.Add(1)
 	if r.Header.Get(ReplayHeader) != "" {
 		n.replay.Add(1)
+	}
+	if h := n.handler.Load(); h != nil {
+		(*h)(w, r)
+		return
 	}
 	if r.URL.Path == "/hold" {
 		select {
@@ -576,7 +598,7 @@ func TestNoPartOfAReplyIsShownBeforeItsEnd(t *testing.T) {
 		}
 		for _, k := range p.b.proxy.all() {
 			k.mu.Lock()
-			most = k.out.end > 300000
+			most = k.out.end >= 4*piece
 			k.mu.Unlock()
 		}
 		return whole && most
@@ -619,34 +641,49 @@ func TestUnprotectedConnectionsAreNotContinued(t *testing.T) {
 }
 
 func TestMisshapenRequests(t *testing.T) {
-	for name, text := range map[string]string{
-		"not http":         "hello\r\n\r\n",
-		"no version":       "GET /\r\n\r\n",
-		"bad length":       "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
-		"two lengths":      "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-		"space in name":    "GET / HTTP/1.1\r\nHo st: x\r\n\r\n",
-		"endless header":   "GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 200000) + "\r\n\r\n",
-		"connect":          "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
-		"binary":           "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-		"transfer unknown": "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+	const post = "POST / HTTP/1.1\r\nHost: x\r\n"
+	for name, misshapen := range map[string]struct {
+		text   string
+		status int
+	}{
+		"not http":           {"hello\r\n\r\n", 400},
+		"no version":         {"GET /\r\n\r\n", 400},
+		"bad length":         {post + "Content-Length: x\r\n\r\n", 400},
+		"two lengths":        {post + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400},
+		"length and chunked": {post + "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+		"LF alone":           {"GET / HTTP/1.1\nHost: x\n\n", 400},
+		"endless header":     {"GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 200000) + "\r\n\r\n", 431},
+		"endless target":     {"GET /" + strings.Repeat("a", 200000) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+		"connect":            {"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 501},
+		"binary, no line":    {"\x16\x03\x01\x02\x00\x01", 400},
+		"HTTP/2":             {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505},
+		"unknown coding":     {post + "Transfer-Encoding: gzip\r\n\r\n", 501},
+		"too large":          {post + "Content-Length: 2000000\r\n\r\n", 413},
+		"bad chunk":          {post + "Transfer-Encoding: chunked\r\n\r\nx\r\n", 400},
+		"slow head":          {"GET / HTTP/1.1\r\nHost:", 408},
+		"slow body":          {post + "Content-Length: 5\r\n\r\nab", 408},
+		"slow chunks":        {post + "Transfer-Encoding: chunked\r\n\r\n2\r\nab", 408},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPair(t, Config{})
+			p := newPair(t, Config{MaxBody: 1000000, HeadTimeout: 100 * time.Millisecond, BodyTimeout: 100 * time.Millisecond})
 			c := dialTwin(t, p.a, p.b)
-			c.write([]byte(text))
+			c.write([]byte(misshapen.text))
 			resp, err := http.ReadResponse(c.reply, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if resp.StatusCode < 400 || resp.StatusCode >= 500 {
-				t.Errorf("answered %s", resp.Status)
+			if resp.StatusCode != misshapen.status {
+				t.Errorf("answered %s, want %d", resp.Status, misshapen.status)
+			}
+			if !resp.Close {
+				t.Error("does not say that it closes")
 			}
 			io.Copy(io.Discard, resp.Body)
 			if _, err := c.reply.ReadByte(); err != io.EOF {
 				t.Errorf("after the reply: %v, not a close", err)
 			}
-			if n := p.a.runs.Load(); n != 0 {
-				t.Errorf("the application saw it")
+			if n := p.b.runs.Load(); n != 0 {
+				t.Errorf("the backup's application saw it")
 			}
 		})
 	}

@@ -43,11 +43,19 @@ func (r *requestStream) overflow(keep uint64) {
 	}
 }
 
-// read copies unread bytes to p.
-func (r *requestStream) read(p []byte) int {
-	n := copy(p, r.data[r.pos-r.base:])
-	r.pos += uint64(n)
-	return n
+// peek returns the unread bytes, which stay as they are even when more is appended.
+func (r *requestStream) peek() []byte { return r.data[r.pos-r.base:] }
+
+// advance says that n unread bytes have been parsed.
+func (r *requestStream) advance(n int) { r.pos += uint64(n) }
+
+// rewind goes back to an offset that was parsed before; false if it is gone.
+func (r *requestStream) rewind(to uint64) bool {
+	if to < r.base || to > r.pos {
+		return false
+	}
+	r.pos = to
+	return true
 }
 
 // done says that everything before offset to has been answered. An offset that

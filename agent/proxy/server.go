@@ -106,6 +106,16 @@ type Config struct {
 	// WholeReply: replies up to this many bytes are logged whole before the
 	// first byte is shown; longer ones in pieces. 4 MiB.
 	WholeReply int
+	// StreamAfter: a reply whose length the application does not tell is shown in
+	// pieces once it has been in the making for so long. 100 ms. Server-sent events
+	// are from the beginning.
+	StreamAfter time.Duration
+	// StreamBuffer bounds what is held of a reply that is shown in pieces, and not
+	// yet written to the client. 1 MiB.
+	StreamBuffer int
+	// Backlog bounds what all connections together hold of replies. Beyond it every
+	// reply is shown in pieces, of which little is held. 512 MiB.
+	Backlog int64
 	// ReplayBytes of a request are kept until it has been answered. 8 MiB.
 	ReplayBytes int
 	// BufferedBody: request bodies up to this size are read before they are
@@ -114,15 +124,22 @@ type Config struct {
 	// DrainBytes of a request body that the application left are read and
 	// thrown away to keep the connection. 1 MiB.
 	DrainBytes int64
-	// HeaderBytes bounds a request's head. 64 KiB.
-	HeaderBytes int
+	// MaxBody bounds a request's body; 0 for no bound.
+	MaxBody int64
+	// HeaderBytes bounds a request's head, TargetBytes the target in it. 64 KiB and
+	// 16 KiB.
+	HeaderBytes, TargetBytes int
 	// ReadAhead bounds what is read from a client and not yet parsed. 256 KiB.
 	ReadAhead int
 	// IdleTimeout ends a connection on which a client sends nothing. 5 min.
 	IdleTimeout time.Duration
+	// HeadTimeout bounds the wait for a request's head once it has begun, BodyTimeout
+	// that for the next part of its body. 15 s and 60 s.
+	HeadTimeout, BodyTimeout time.Duration
 	// WriteTimeout ends a connection whose client takes nothing. 2 min.
 	WriteTimeout time.Duration
-	// UpstreamTimeout bounds the wait for the head of a reply. 60 s.
+	// UpstreamTimeout bounds the wait for the head of a reply, and for each further
+	// part of it. 60 s.
 	UpstreamTimeout time.Duration
 	// UpstreamPatience is how long a request waits for a local application that
 	// is down, before it is answered with 502. 2 s.
@@ -149,10 +166,18 @@ func (c *Config) setDefaults() {
 	def(&c.ReplayBytes, 8<<20)
 	def(&c.BufferedBody, 1<<20)
 	def(&c.HeaderBytes, 64<<10)
+	def(&c.TargetBytes, 16<<10)
 	def(&c.ReadAhead, 256<<10)
+	def(&c.StreamBuffer, 1<<20)
+	if c.Backlog == 0 {
+		c.Backlog = 512 << 20
+	}
 	if c.DrainBytes == 0 {
 		c.DrainBytes = 1 << 20
 	}
+	defd(&c.StreamAfter, 100*time.Millisecond)
+	defd(&c.HeadTimeout, 15*time.Second)
+	defd(&c.BodyTimeout, time.Minute)
 	defd(&c.IdleTimeout, 5*time.Minute)
 	defd(&c.WriteTimeout, 2*time.Minute)
 	defd(&c.UpstreamTimeout, time.Minute)
@@ -164,7 +189,7 @@ func (c *Config) setDefaults() {
 // Stats of a Server, all of them counters.
 type Stats struct {
 	Accepted       atomic.Uint64
-	Refused        atomic.Uint64 // not HTTP
+	Refused        atomic.Uint64 // requests that are wrong, and were answered so
 	Replayed       atomic.Uint64 // requests run again
 	Ended          atomic.Uint64 // connections that could not go on
 	Unprotected    atomic.Uint64 // connections that lost their second copy
@@ -193,6 +218,7 @@ type Server struct {
 	app      Application
 	upstream *upstream
 	stats    Stats
+	held     atomic.Int64 // bytes of replies, of all connections
 	wg       sync.WaitGroup
 
 	mu       sync.Mutex
@@ -382,7 +408,7 @@ func (s *Server) Lead(released bool) (ended int) {
 		if was != following {
 			c.mu.Lock()
 			c.released = released
-			c.cond.Broadcast()
+			c.wake()
 			c.mu.Unlock()
 			continue
 		}
@@ -419,7 +445,7 @@ func (s *Server) Release() {
 		} else {
 			idle = append(idle, c)
 		}
-		c.cond.Broadcast()
+		c.wake()
 		c.mu.Unlock()
 	}
 	// Clients in the middle of a request cannot go on without an acknowledgement.
@@ -479,16 +505,21 @@ func (s *Server) Fence() {
 	s.conns = map[ID]*conn{}
 	s.role, s.released, s.stream = fenced, false, nil
 	s.mu.Unlock()
-	if len(old) == 0 {
-		return
-	}
+	socks := make([]*net.TCPConn, 0, len(old))
 	for _, c := range old {
-		c.retire(errFenced)
+		c.mu.Lock()
+		if sock := c.end(errFenced); sock != nil {
+			socks = append(socks, sock)
+		}
+		c.mu.Unlock()
+	}
+	if len(socks) == 0 {
+		return
 	}
 	s.wg.Go(func() {
 		time.Sleep(closeFenced)
-		for _, c := range old {
-			c.bury()
+		for _, sock := range socks {
+			abort(sock)
 		}
 	})
 }
@@ -512,12 +543,6 @@ func (s *Server) giveUp(c *conn, why error) {
 	s.stats.Ended.Add(1)
 	s.log.Warn("connection ended", "client", c.id.Client, "reason", why)
 	c.drop(why, true)
-}
-
-// upstreamFailed is called with an error of the local application; it returns
-// whether the application is alive.
-func (s *Server) upstreamFailed(ctx context.Context, err error) bool {
-	return s.app.Suspect(ctx, err)
 }
 
 // Handle takes a frame that arrived on stream.
@@ -557,10 +582,11 @@ func (s *Server) Handle(stream Stream, f *replicationv1.Frame) {
 		if role != following {
 			return
 		}
-		if logged, news := c.logReply(f.Reply); news {
-			stream.Send(&replicationv1.Frame{Frame: &replicationv1.Frame_Logged{
-				Logged: &replicationv1.Logged{Conn: name, Replied: logged}}})
+		c.logReply(f.Reply)
+		if c.behind() {
+			s.noteAcked(c)
 		}
+		s.confirm(c, stream)
 	case *replicationv1.Frame_Closed:
 		if role == following {
 			c.finish()
@@ -627,8 +653,37 @@ func (s *Server) noteAcked(c *conn) {
 	if acked := int64(written) + int64(ahead); acked > int64(c.acked) {
 		c.acked = uint64(acked)
 	}
-	c.cond.Broadcast()
+	c.wake()
 	c.mu.Unlock()
+}
+
+// confirm tells the active server what may be shown, if that has grown.
+func (s *Server) confirm(c *conn, stream Stream) {
+	if logged, news := c.confirmable(); news {
+		stream.Send(&replicationv1.Frame{Frame: &replicationv1.Frame_Logged{
+			Logged: &replicationv1.Logged{Conn: c.id.bytes(), Replied: logged}}})
+	}
+}
+
+// full reports whether all connections together hold more than they should.
+func (s *Server) full() bool { return s.held.Load() > s.cfg.Backlog }
+
+// streamBuffer is how much may be held of a reply that is shown in pieces.
+func (s *Server) streamBuffer() int {
+	if s.full() {
+		return piece
+	}
+	return s.cfg.StreamBuffer
+}
+
+// window is how much a backup confirms beyond what the client has acknowledged. It
+// bounds what it holds, and is what may be on its way to the client: no less than a
+// long fat line needs.
+func (s *Server) window() uint64 {
+	if s.full() {
+		return 4 * piece
+	}
+	return uint64(s.cfg.WholeReply + s.cfg.StreamBuffer)
 }
 
 // sweepEvery is how often a backup looks for acknowledgements that no request
@@ -642,9 +697,13 @@ func (s *Server) sweep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-t.C:
-			s.upstream.prune(now)
+		case <-t.C:
 		}
+		now := time.Now()
+		s.upstream.prune(now)
+		s.mu.Lock()
+		stream := s.stream
+		s.mu.Unlock()
 		for _, c := range s.all() {
 			c.mu.Lock()
 			orphan := c.sock == nil && time.Since(c.seen) > s.cfg.AttachTimeout
@@ -655,7 +714,11 @@ func (s *Server) sweep(ctx context.Context) {
 				c.drop(errLost, false)
 				continue
 			}
+			c.overdue(now)
 			s.noteAcked(c)
+			if stream != nil {
+				s.confirm(c, stream)
+			}
 		}
 	}
 }

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
+	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-net/understudy/agent/proxy/http1"
 )
 
 const (
@@ -47,19 +49,35 @@ type upstream struct {
 // upstreamConn is a connection to the application. One goroutine uses it at a time.
 type upstreamConn struct {
 	net.Conn
-	in    budgetReader
 	r     *bufio.Reader
 	w     *bufio.Writer
 	since time.Time // when it became idle
 }
 
-// roundTrip sends a request and returns the reply, whose body must be read to its
-// end or closed. The request's body may be read until it is closed, which can be
-// later than the reply's end. When ctx ends, so does the reply's body.
-func (u *upstream) roundTrip(ctx context.Context, req *http.Request) (*http.Response, error) {
+// outgoing is a request to the application.
+type outgoing struct {
+	method string
+	head   []byte
+	length int64     // of the body, or http1.Chunked
+	body   io.Reader // nil if length is 0; an error of it ends the exchange
+	// trailer returns the body's trailer fields once it has been read; nil for none.
+	trailer func() http1.Header
+	// interim is called with 1xx replies other than 100 and 101; nil for none.
+	interim func(*http1.Response)
+	upgrade bool // the application may switch protocols
+}
+
+// reply is what the application answered. The body must be read to its end or closed.
+type reply struct {
+	*http1.Response
+	body *replyBody
+}
+
+// roundTrip sends a request and returns the reply. The request's body may be read
+// until the reply's has ended, or been closed. When ctx ends, so does the reply's body.
+func (u *upstream) roundTrip(ctx context.Context, req *outgoing) (*reply, error) {
 	c, err := u.get(ctx)
 	if err != nil {
-		req.Body.Close()
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
@@ -79,115 +97,247 @@ func (u *upstream) roundTrip(ctx context.Context, req *http.Request) (*http.Resp
 			c.Close()
 		}
 	}
-	if resp.Body == http.NoBody {
+	if resp.Length == 0 && resp.Status != 101 {
 		resp.body.end(true)
-	} else {
-		resp.body.r, resp.Body = resp.Body, resp.body
 	}
-	return resp.Response, nil
-}
-
-type exchanged struct {
-	*http.Response
-	body *upstreamBody
+	return resp, nil
 }
 
 // exchange sends the request and reads the head of the reply, which is due when the
 // request has been sent.
-func (c *upstreamConn) exchange(req *http.Request, timeout time.Duration) (exchanged, error) {
-	body := &upstreamBody{sent: make(chan error, 1)}
+func (c *upstreamConn) exchange(req *outgoing, timeout time.Duration) (*reply, error) {
+	body := &replyBody{c: c, sent: make(chan error, 1)}
 	var mu sync.Mutex
 	answered := false
 	send := func() error {
-		err := c.send(req)
+		err, source := c.send(req)
 		mu.Lock()
 		defer mu.Unlock()
 		if !answered {
 			c.SetReadDeadline(time.Now().Add(timeout))
 		}
 		body.sent <- err
+		if source {
+			c.Close() // half a request is none
+		}
 		return err
 	}
-	if req.ContentLength >= 0 && req.ContentLength <= inlineBody {
+	if req.length >= 0 && req.length <= inlineBody {
 		if err := send(); err != nil {
-			return exchanged{}, err
+			return nil, err
 		}
 	} else {
 		go send()
 	}
 	resp, err := c.readHead(req)
 	if err != nil {
-		return exchanged{}, err
+		return nil, err
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	answered = true
 	c.SetReadDeadline(time.Time{})
-	body.keep = !resp.Close
-	return exchanged{resp, body}, nil
+	body.keep, body.remain = resp.KeepAlive, resp.Length
+	if resp.Length == http1.Chunked {
+		body.chunked = new(http1.Decoder)
+	}
+	return &reply{resp, body}, nil
 }
 
 // readHead reads the head of the final reply.
-func (c *upstreamConn) readHead(req *http.Request) (*http.Response, error) {
+func (c *upstreamConn) readHead(req *outgoing) (*http1.Response, error) {
 	for range maxInterim {
-		c.in.budget = replyHeaderBytes
-		resp, err := http.ReadResponse(c.r, req)
+		head, err := c.head()
+		if err != nil {
+			return nil, fmt.Errorf("reply of the application: %w", err)
+		}
+		resp, err := http1.ParseResponse(head, req.method)
 		switch {
-		case errors.Is(err, errHeaderTooLong):
-			return nil, fmt.Errorf("the head of the application's reply has more than %d bytes", replyHeaderBytes)
 		case err != nil:
 			return nil, fmt.Errorf("reply of the application: %w", err)
-		case resp.StatusCode >= 200:
-			c.in.budget = 1 << 62
+		case resp.Status >= 200:
 			return resp, nil
-		case resp.StatusCode == http.StatusSwitchingProtocols:
+		case resp.Status == 101 && !req.upgrade:
 			return nil, errors.New("the application switched protocols without being asked")
+		case resp.Status == 101:
+			return resp, nil
+		case resp.Status != 100 && req.interim != nil:
+			req.interim(resp)
 		}
 	}
 	return nil, fmt.Errorf("more than %d interim replies of the application", maxInterim)
 }
 
-func (c *upstreamConn) send(req *http.Request) error {
-	err := req.Write(c.w)
-	if err == nil {
-		err = c.w.Flush()
+// head reads lines up to the first empty one.
+func (c *upstreamConn) head() (string, error) {
+	var b []byte
+	for {
+		line, err := c.r.ReadSlice('\n')
+		b = append(b, line...)
+		switch {
+		case len(b) > replyHeaderBytes:
+			return "", fmt.Errorf("its head has more than %d bytes", replyHeaderBytes)
+		case err == bufio.ErrBufferFull:
+		case err == io.EOF && len(b) > 0:
+			return "", io.ErrUnexpectedEOF
+		case err != nil:
+			return "", err
+		case len(line) <= 2 && (string(line) == "\r\n" || string(line) == "\n"):
+			return string(b), nil
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("request to the application: %w", err)
-	}
-	return nil
 }
 
-// upstreamBody is the body of a reply. At its end the connection is free again.
-type upstreamBody struct {
-	r       io.ReadCloser
+// send writes the request, each part of its body as it comes. source says that an error
+// is the body's own.
+func (c *upstreamConn) send(req *outgoing) (err error, source bool) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("request to the application: %w", err)
+		}
+	}()
+	c.w.Write(req.head) // a bufio.Writer keeps its error
+	if req.length <= 0 || req.length > inlineBody {
+		if err := c.w.Flush(); err != nil || req.length == 0 {
+			return err, false
+		}
+	}
+	begin, tail := 0, ""
+	if req.length == http1.Chunked {
+		begin, tail = http1.ChunkHead, "\r\n"
+	}
+	buf := make([]byte, begin+int(min(uint64(req.length), 32<<10)))
+	for sent := int64(0); ; {
+		n, err := req.body.Read(buf[begin:])
+		if sent += int64(n); n > 0 {
+			if begin > 0 {
+				http1.PutChunkHead(buf, n)
+			}
+			c.w.Write(buf[:begin+n])
+			c.w.WriteString(tail)
+			if sent == req.length {
+				return c.w.Flush(), false
+			}
+		}
+		switch {
+		case err == io.EOF && begin > 0:
+			var trailer http1.Header
+			if req.trailer != nil {
+				trailer = req.trailer()
+			}
+			c.w.Write(http1.AppendLastChunk(nil, trailer))
+			return c.w.Flush(), false
+		case err == io.EOF:
+			return io.ErrUnexpectedEOF, true
+		case err != nil:
+			return err, true
+		}
+		if err := c.w.Flush(); err != nil {
+			return err, false
+		}
+	}
+}
+
+// replyBody is the body of a reply. At its end the connection is free again. One
+// goroutine reads it.
+type replyBody struct {
+	c       *upstreamConn
+	remain  int64 // bytes to come; http1.Chunked or http1.UntilClose
+	chunked *http1.Decoder
+	over    bool
 	keep    bool       // the application keeps the connection
+	timed   bool       // a deadline is set
 	sent    chan error // one result, when the request has been sent
 	release func(reusable bool)
 	once    sync.Once
 }
 
-func (b *upstreamBody) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if err != nil {
-		b.end(err == io.EOF)
+// Read returns io.EOF with the last byte, if it is known to be that.
+func (b *replyBody) Read(p []byte) (n int, err error) {
+	switch {
+	case b.over || b.remain == 0:
+		return 0, io.EOF
+	case b.chunked != nil:
+		n, err = b.readChunked(p)
+	case b.remain == http1.UntilClose:
+		n, err = b.c.r.Read(p)
+	default:
+		n, err = b.c.r.Read(p[:min(int64(len(p)), b.remain)])
+		if b.remain -= int64(n); b.remain == 0 {
+			err = io.EOF
+		} else if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	switch {
+	case err == io.EOF:
+		b.over = true
+		b.end(b.remain != http1.UntilClose)
+	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		b.end(false)
 	}
 	return n, err
 }
 
-func (b *upstreamBody) Close() error {
+func (b *replyBody) readChunked(p []byte) (n int, err error) {
+	for n == 0 && !b.chunked.Done() {
+		if _, err := b.c.r.Peek(1); err == io.EOF {
+			return 0, io.ErrUnexpectedEOF
+		} else if err != nil {
+			return 0, err
+		}
+		src, _ := b.c.r.Peek(b.c.r.Buffered())
+		var used int
+		n, used, err = b.chunked.Decode(p, src)
+		b.c.r.Discard(used)
+		if err != nil {
+			return n, err
+		}
+	}
+	if b.chunked.Done() {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// ready reports whether Read returns without waiting.
+func (b *replyBody) ready() bool { return b.over || b.remain == 0 || b.c.r.Buffered() > 0 }
+
+// trailer returns the trailer fields of a body that has ended.
+func (b *replyBody) trailer() http1.Header {
+	if b.chunked == nil {
+		return nil
+	}
+	return b.chunked.Trailer().Trailing()
+}
+
+// deadline bounds the wait for the next byte; zero for no bound. Read goes on after
+// it has passed.
+func (b *replyBody) deadline(t time.Time) {
+	if b.timed || !t.IsZero() {
+		b.timed = !t.IsZero()
+		b.c.SetReadDeadline(t)
+	}
+}
+
+func (b *replyBody) Close() error {
+	b.over = true
 	b.end(false)
 	return nil
 }
 
-func (b *upstreamBody) end(complete bool) {
+func (b *replyBody) end(complete bool) {
 	b.once.Do(func() {
 		select {
 		case err := <-b.sent:
-			b.release(complete && b.keep && err == nil)
+			if complete && b.keep && err == nil {
+				b.deadline(time.Time{})
+				b.release(true)
+				return
+			}
 		default: // answered before the request was read
-			b.release(false)
 		}
+		b.release(false)
 	})
 }
 
@@ -215,9 +365,7 @@ func (u *upstream) get(ctx context.Context) (*upstreamConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &upstreamConn{Conn: sock, in: budgetReader{r: sock}, w: bufio.NewWriterSize(sock, 32<<10)}
-	c.r = bufio.NewReaderSize(&c.in, 32<<10)
-	return c, nil
+	return &upstreamConn{Conn: sock, r: bufio.NewReaderSize(sock, 32<<10), w: bufio.NewWriterSize(sock, 32<<10)}, nil
 }
 
 // usable says that the application has neither closed an idle connection nor said

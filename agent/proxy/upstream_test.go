@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -15,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/understudy-net/understudy/agent/proxy/http1"
 )
 
 // application runs serve for each connection, with the requests read from it.
@@ -59,27 +60,20 @@ func answer(reply string) func(net.Conn, *bufio.Reader) {
 	}
 }
 
-func request(t *testing.T, body io.Reader, length int64) *http.Request {
-	t.Helper()
-	if body == nil {
-		body = http.NoBody
-	}
-	req, err := http.NewRequest(http.MethodPost, "http://application/", body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.ContentLength = length
-	return req
+func request(body io.Reader, length int64) *outgoing {
+	r := &http1.Request{Method: "POST", Target: "/", Host: "application", Length: length}
+	f := &forward{}
+	return &outgoing{method: r.Method, head: f.head(r), length: length, body: body}
 }
 
 // ask sends a request and returns what the reply's body is.
-func ask(u *upstream, req *http.Request) (string, error) {
-	resp, err := u.roundTrip(req.Context(), req)
+func ask(u *upstream, req *outgoing) (string, error) {
+	resp, err := u.roundTrip(context.Background(), req)
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
+	defer resp.body.Close()
+	b, err := io.ReadAll(resp.body)
 	return string(b), err
 }
 
@@ -98,7 +92,7 @@ func TestUpstreamReuse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			u, connections := application(t, answer(test.reply))
 			for range 3 {
-				got, err := ask(u, request(t, strings.NewReader("body"), 4))
+				got, err := ask(u, request(strings.NewReader("body"), 4))
 				if err != nil || got != test.body {
 					t.Fatalf("%q, %v", got, err)
 				}
@@ -120,7 +114,7 @@ func TestUpstreamStale(t *testing.T) {
 		}
 	})
 	for range 5 {
-		if _, err := ask(u, request(t, nil, 0)); err != nil {
+		if _, err := ask(u, request(nil, 0)); err != nil {
 			t.Fatal(err)
 		}
 		for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -149,16 +143,20 @@ func TestUpstreamEarlyReply(t *testing.T) {
 	})
 	for range 2 {
 		r, w := io.Pipe() // a client that never sends its body
-		body := newWatchedBody(r)
-		got, err := ask(u, request(t, body, -1))
+		done := make(chan struct{})
+		got, err := ask(u, request(readerFunc(func(p []byte) (int, error) {
+			n, err := r.Read(p)
+			close(done)
+			return n, err
+		}), http1.Chunked))
 		if err != nil || got != "no" {
 			t.Fatalf("%q, %v", got, err)
 		}
 		w.Close()
 		select {
-		case <-body.closed:
+		case <-done:
 		case <-time.After(5 * time.Second):
-			t.Fatal("the request's body is not closed")
+			t.Fatal("the request's body is not let go")
 		}
 	}
 	if n := connections.Load(); n != 2 {
@@ -180,7 +178,7 @@ func TestUpstreamTimeout(t *testing.T) {
 		sent <- time.Now()
 		w.Close()
 	}()
-	_, err := ask(u, request(t, r, -1))
+	_, err := ask(u, request(r, http1.Chunked))
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v, want a timeout", err)
 	}
@@ -200,13 +198,12 @@ func TestUpstreamCanceled(t *testing.T) {
 		io.Copy(io.Discard, r)
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	req := request(t, nil, 0)
-	resp, err := u.roundTrip(ctx, req)
+	resp, err := u.roundTrip(ctx, request(nil, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	cancel()
-	if b, err := io.ReadAll(resp.Body); err == nil {
+	if b, err := io.ReadAll(resp.body); err == nil {
 		t.Errorf("read %q without an error", b)
 	}
 	if len(u.idle) != 0 {
@@ -216,7 +213,7 @@ func TestUpstreamCanceled(t *testing.T) {
 
 func TestUpstreamErrors(t *testing.T) {
 	for name, test := range map[string]struct{ reply, want string }{
-		"no HTTP":   {"hello\r\n\r\n", "malformed HTTP"},
+		"no HTTP":   {"hello\r\n\r\n", "does not begin with HTTP"},
 		"nothing":   {"", "EOF"},
 		"long head": {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", replyHeaderBytes) + "\r\n\r\n", "more than 1048576 bytes"},
 		"switched":  {"HTTP/1.1 101 Switching Protocols\r\n\r\n", "switched protocols"},
@@ -227,26 +224,35 @@ func TestUpstreamErrors(t *testing.T) {
 				http.ReadRequest(r)
 				io.WriteString(c, test.reply)
 			})
-			if _, err := ask(u, request(t, nil, 0)); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := ask(u, request(nil, 0)); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
 		})
 	}
 }
 
-// What is run anew is not read by the attempt that failed.
-func TestWatchedBodyAbandoned(t *testing.T) {
-	b := newWatchedBody(io.NopCloser(bytes.NewReader([]byte("body"))))
-	if !b.abandon() {
-		t.Error("not abandoned")
-	}
-	if n, err := b.Read(make([]byte, 4)); n != 0 || !errors.Is(err, errAbandoned) {
-		t.Errorf("read %d, %v", n, err)
-	}
-	b = newWatchedBody(io.NopCloser(bytes.NewReader([]byte("body"))))
-	b.Read(make([]byte, 1))
-	if b.abandon() {
-		t.Error("abandoned after it was read")
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// The client's failing is not the application's: the exchange ends with it.
+func TestUpstreamBodyFails(t *testing.T) {
+	broken := errors.New("broken")
+	for _, length := range []int64{5, 100000, http1.Chunked} {
+		u, _ := application(t, answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+		n := 0
+		_, err := ask(u, request(readerFunc(func(p []byte) (int, error) {
+			if n++; n > 1 {
+				return 0, broken
+			}
+			return copy(p, "abc"), nil
+		}), length))
+		if err == nil {
+			t.Errorf("length %d: answered", length)
+		}
+		if len(u.idle) != 0 {
+			t.Errorf("length %d: the connection is kept", length)
+		}
 	}
 }
 
@@ -262,20 +268,22 @@ func BenchmarkUpstream(b *testing.B) {
 	defer u.close()
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	for name, roundTrip := range map[string]func(*http.Request) (*http.Response, error){
-		"upstream":  func(r *http.Request) (*http.Response, error) { return u.roundTrip(r.Context(), r) },
-		"transport": transport.RoundTrip,
-	} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				req, _ := http.NewRequest(http.MethodGet, "http://"+l.Addr().String()+"/", http.NoBody)
-				resp, err := roundTrip(req)
-				if err != nil {
-					b.Fatal(err)
-				}
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
+	b.Run("upstream", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := ask(u, request(nil, 0)); err != nil {
+				b.Fatal(err)
 			}
-		})
-	}
+		}
+	})
+	b.Run("transport", func(b *testing.B) {
+		for b.Loop() {
+			req, _ := http.NewRequest(http.MethodGet, "http://"+l.Addr().String()+"/", http.NoBody)
+			resp, err := transport.RoundTrip(req)
+			if err != nil {
+				b.Fatal(err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+	})
 }
