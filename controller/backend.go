@@ -106,26 +106,57 @@ type watcher struct {
 const watchBuffer = 256
 
 // Watch implements admin.Backend.
-func (l *loop) Watch(ctx context.Context, name string) (<-chan *adminv1.Event, func(), error) {
+func (l *loop) Watch(ctx context.Context, name string, after uint64) (<-chan *adminv1.Event, func(), error) {
 	pairs, err := l.choose(name)
 	if err != nil {
 		return nil, nil, err
 	}
-	w := &watcher{pair: name, ch: make(chan *adminv1.Event, len(pairs)+watchBuffer)}
+	w := &watcher{pair: name}
+	remembered := true
 	if err := l.call(ctx, func() {
+		if after != 0 {
+			var missed []*adminv1.Event
+			if missed, remembered = l.events.since(after); !remembered {
+				return
+			}
+			w.ch = make(chan *adminv1.Event, len(missed)+watchBuffer)
+			for _, e := range missed {
+				w.tell(e)
+			}
+			l.watchers[w] = true
+			return
+		}
+		w.ch = make(chan *adminv1.Event, len(pairs)+watchBuffer)
 		now := timestamppb.Now()
 		for _, p := range pairs {
 			w.ch <- &adminv1.Event{
 				Time: now, Type: adminv1.EventType_EVENT_TYPE_SNAPSHOT,
 				Message: p.machine.Status().State.String(), Pair: p.proto(), Failover: p.last.proto(),
+				Sequence: l.events.last,
 			}
 		}
 		l.watchers[w] = true
 	}); err != nil {
 		return nil, nil, err
 	}
+	if !remembered {
+		return nil, nil, fmt.Errorf("%w: events since %d; watch anew", admin.ErrForgotten, after)
+	}
 	stop := func() { l.post(input{do: func() { l.unwatch(w) }}) }
 	return w.ch, stop, nil
+}
+
+// tell is false if the watcher is too slow.
+func (w *watcher) tell(e *adminv1.Event) bool {
+	if w.pair != "" && w.pair != e.GetPair().GetName() {
+		return true
+	}
+	select {
+	case w.ch <- e:
+		return true
+	default:
+		return false
+	}
 }
 
 func (l *loop) unwatch(w *watcher) {
@@ -144,7 +175,7 @@ var eventTypes = map[failover.Kind]adminv1.EventType{
 	failover.AdminChanged: adminv1.EventType_EVENT_TYPE_SERVER_ADMIN,
 }
 
-// notify logs, and tells whoever watches.
+// notify logs, remembers, and tells whoever watches.
 func (l *loop) notify(p *pair, now time.Time, n failover.Notify) {
 	level := slog.LevelInfo
 	if n.Kind == failover.ServerDown || n.Kind == failover.WriteTrouble {
@@ -156,20 +187,13 @@ func (l *loop) notify(p *pair, now time.Time, n failover.Notify) {
 			"suspected_to_written", r.Written.Sub(r.Suspected), "decided_to_written", r.DecideToWritten)
 	}
 	l.log.Log(context.Background(), level, n.Kind.String(), attrs...)
-	if len(l.watchers) == 0 {
-		return
-	}
 	e := &adminv1.Event{Time: timestamppb.New(now), Type: eventTypes[n.Kind], Message: n.Message, Pair: p.proto()}
 	if n.Kind == failover.FailedOver {
 		e.Failover = p.last.proto()
 	}
+	l.events.add(e)
 	for w := range l.watchers {
-		if w.pair != "" && w.pair != p.name {
-			continue
-		}
-		select {
-		case w.ch <- e:
-		default:
+		if !w.tell(e) {
 			l.unwatch(w)
 		}
 	}

@@ -153,7 +153,7 @@ func New(opts Options) (_ *Controller, err error) {
 	c.loop = l
 	agents := health.NewAgentServer(l, agentCreds, opts.Logger)
 	adminServer := admin.New(admin.Options{Backend: l, Desired: opts.Desired, Credentials: adminCreds, Audit: c.audit,
-		Called: c.metrics.Called})
+		Called: c.metrics.Called, Inspector: c, Level: opts.Level})
 
 	beats := health.NewHeartbeats(cfg.Heartbeat.Port, places(cfg), l.heartbeat)
 	ready := opts.Ready

@@ -62,6 +62,7 @@ type loop struct {
 	ctx      context.Context // of Run; nil before
 	history  *history
 	watchers map[*watcher]bool
+	events   *eventLog
 	requests map[uint64]chan<- failover.Reply
 	lastReq  uint64
 }
@@ -116,6 +117,7 @@ func newLoop(cfg *config.Config, log *slog.Logger, secret []byte, h *history) *l
 		log: log, secret: secret, history: h,
 		stopped:  make(chan struct{}),
 		watchers: map[*watcher]bool{},
+		events:   newEventLog(time.Now()),
 		requests: map[uint64]chan<- failover.Reply{},
 	}
 	l.tables.Store(l.newTables(cfg, nil))

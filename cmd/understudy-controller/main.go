@@ -72,7 +72,7 @@ func (f failure) Error() string { return f.err.Error() }
 func (f failure) Unwrap() error { return f.err }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
-	var file, level string
+	var file, level, logFormat string
 	root := &cobra.Command{
 		Use:   "understudy-controller --config FILE",
 		Short: "Decide which server of a pair is active",
@@ -87,17 +87,18 @@ entry in a P4 switch when the active one fails.`,
 			if file == "" {
 				return errors.New("no configuration; name one with --config FILE")
 			}
-			logger, err := newLogger(stderr, level)
+			logger, at, err := newLogger(stderr, level, logFormat)
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), file, logger)
+			return serve(cmd.Context(), file, logger, at)
 		},
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.Flags().StringVarP(&file, "config", "c", "", "configuration `FILE`")
-	root.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	root.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error; understudy log-level changes it")
+	root.Flags().StringVar(&logFormat, "log-format", "text", "text or json")
 	root.AddCommand(check(stdout),
 		print(stdout, "schema", "Print the JSON schema of the configuration, for editors", config.Schema),
 		print(stdout, "example", "Print a configuration that has everything, with comments", config.Example))
@@ -180,7 +181,7 @@ func open(file string, logger *slog.Logger) (*desired.Desired, *store.Store, err
 	return d, s, nil
 }
 
-func serve(ctx context.Context, file string, logger *slog.Logger) error {
+func serve(ctx context.Context, file string, logger *slog.Logger, level *slog.LevelVar) error {
 	latency.Prepare()
 	d, kept, err := open(file, logger)
 	if err != nil {
@@ -193,6 +194,7 @@ func serve(ctx context.Context, file string, logger *slog.Logger) error {
 		Desired:  d,
 		Pipeline: p4rt.Pipeline{Info: p4.Info(), Device: p4.JSON()},
 		Logger:   logger,
+		Level:    level,
 		Ready: func() {
 			logger.Info("ready", "agents", c.AgentAddr(), "admin", c.AdminAddr())
 		},
@@ -226,10 +228,18 @@ func serve(ctx context.Context, file string, logger *slog.Logger) error {
 	return nil
 }
 
-func newLogger(w io.Writer, level string) (*slog.Logger, error) {
-	var l slog.Level
+// newLogger returns a logger, and its level, which may be changed.
+func newLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar, error) {
+	l := new(slog.LevelVar)
 	if err := l.UnmarshalText([]byte(strings.ToLower(level))); err != nil {
-		return nil, fmt.Errorf("--log-level: %q is not a level; use debug, info, warn or error", level)
+		return nil, nil, fmt.Errorf("--log-level: %q is not a level; use debug, info, warn or error", level)
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+	opts := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opts)), l, nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opts)), l, nil
+	}
+	return nil, nil, fmt.Errorf("--log-format: %q is not a format; use text or json", format)
 }

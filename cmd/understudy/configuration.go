@@ -41,8 +41,8 @@ was refused; the last good one is in force then.`,
 }
 
 func writeConfiguration(out io.Writer, f format, res *adminv1.Configuration) error {
-	if f == asJSON {
-		return writeProto(out, res, true)
+	if f != asTable {
+		return writeAs(out, f, res)
 	}
 	confirm := ""
 	if t := res.GetConfirmUntil(); t != nil {
@@ -97,8 +97,8 @@ func (c *controller) plan(cmd *cobra.Command, f format, dry bool, do func(contex
 		if err != nil {
 			return err
 		}
-		if f == asJSON {
-			return writeProto(cmd.OutOrStdout(), p, true)
+		if f != asTable {
+			return writeAs(cmd.OutOrStdout(), f, p)
 		}
 		return writePlan(cmd.OutOrStdout(), p, dry)
 	})

@@ -118,12 +118,12 @@ func (t target) explain(err error) error {
 			reason = strings.TrimSuffix(inner, `"`)
 		}
 		if _, inner, ok := strings.Cut(reason, "authentication handshake failed: "); ok {
-			return fmt.Errorf("the controller at %s cannot be trusted: %s; correct the address, or --ca", t.Address, strings.TrimSuffix(inner, `"`))
+			return withCode(exitNobody, fmt.Errorf("the controller at %s cannot be trusted: %s; correct the address, or --ca", t.Address, strings.TrimSuffix(inner, `"`)))
 		}
-		return fmt.Errorf("the controller at %s does not answer: %s; start it, or name another one with --address or $%s",
-			t.Address, reason, addressVariable)
+		return withCode(exitNobody, fmt.Errorf("the controller at %s does not answer: %s; start it, or name another one with --address or $%s",
+			t.Address, reason, addressVariable))
 	case codes.DeadlineExceeded:
-		return fmt.Errorf("the controller at %s did not answer in time; see its log", t.Address)
+		return withCode(exitNobody, fmt.Errorf("the controller at %s did not answer in time; see its log", t.Address))
 	}
-	return errors.New(s.Message())
+	return withCode(codeOf(s.Code()), errors.New(s.Message()))
 }

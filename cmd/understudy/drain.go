@@ -91,8 +91,8 @@ func (c *controller) administer(cmd *cobra.Command, output format, server string
 		if err != nil {
 			return err
 		}
-		if output == asJSON {
-			return writeProto(cmd.OutOrStdout(), change, true)
+		if output != asTable {
+			return writeAs(cmd.OutOrStdout(), output, change)
 		}
 		text := server
 		for _, s := range change.GetPair().GetServers() {

@@ -32,8 +32,8 @@ confirmation, and from there until the new active server spoke.`,
 			if err != nil {
 				return err
 			}
-			if *output == asJSON {
-				return writeProto(cmd.OutOrStdout(), res, true)
+			if *output != asTable {
+				return writeAs(cmd.OutOrStdout(), *output, res)
 			}
 			return writeFailovers(cmd.OutOrStdout(), res.GetFailovers())
 		})

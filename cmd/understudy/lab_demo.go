@@ -72,8 +72,8 @@ was wrong.`,
 			defer func() { err = errors.Join(err, l.Down()) }()
 		}
 		report, err := l.Demo(cmd.Context(), cfg)
-		if *output == asJSON {
-			err = errors.Join(err, writeJSON(cmd.OutOrStdout(), report), report.WriteProblems(cmd.ErrOrStderr()))
+		if *output != asTable {
+			err = errors.Join(err, writeValue(cmd.OutOrStdout(), *output, report), report.WriteProblems(cmd.ErrOrStderr()))
 		} else {
 			err = errors.Join(err, report.Write(cmd.OutOrStdout()))
 		}

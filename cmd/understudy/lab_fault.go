@@ -48,8 +48,8 @@ With -o json: when, for comparison with the controller's records.`,
 		if err != nil {
 			return err
 		}
-		if *output == asJSON {
-			return writeJSON(cmd.OutOrStdout(), in)
+		if *output != asTable {
+			return writeValue(cmd.OutOrStdout(), *output, in)
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s at %s, complete after %s\n",
 			in.Fault, in.Server, in.At.Format("15:04:05.000000"), in.Done.Sub(in.At).Round(time.Microsecond))

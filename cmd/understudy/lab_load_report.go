@@ -45,8 +45,8 @@ func writeLoad(out io.Writer, f format, r *load.Report, from, to time.Time) erro
 		j.Failures = append(j.Failures, fmt.Sprintf("%s connection %d, %v", e.Time.Format("15:04:05.000"), e.Connection, &e.Failure))
 	}
 	var err error
-	if f == asJSON {
-		err = writeJSON(out, j)
+	if f != asTable {
+		err = writeValue(out, f, j)
 	} else {
 		_, err = fmt.Fprintf(out, "%v\n%.0f requests/s, %.2f MB/s received, %.2f MB/s sent\nlatency: median %.1f ms, 99 %% %.1f ms, longest %.1f ms; longest stall %.1f ms\n",
 			r, float64(j.Replies)/j.Seconds, float64(j.ReceivedBytes)/j.Seconds/1e6, float64(j.SentBytes)/j.Seconds/1e6,

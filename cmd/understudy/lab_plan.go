@@ -40,7 +40,7 @@ network of it by its own means.`,
 		if err != nil {
 			return err
 		}
-		return writeJSON(cmd.OutOrStdout(), p)
+		return writeValue(cmd.OutOrStdout(), asJSON, p)
 	}
 	return cmd
 }

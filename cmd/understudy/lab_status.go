@@ -25,8 +25,8 @@ API is, and where state and logs are. Fails if the lab is not up.`,
 		if err != nil {
 			return err
 		}
-		if *output == asJSON {
-			return writeJSON(cmd.OutOrStdout(), s)
+		if *output != asTable {
+			return writeValue(cmd.OutOrStdout(), *output, s)
 		}
 		return s.Write(cmd.OutOrStdout())
 	}

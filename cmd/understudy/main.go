@@ -17,6 +17,6 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	if err := newRoot(os.Getenv).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "understudy:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }

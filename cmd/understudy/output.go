@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -24,14 +26,17 @@ type format string
 const (
 	asTable format = "table"
 	asJSON  format = "json"
+	asYAML  format = "yaml"
 )
+
+var formats = []string{string(asTable), string(asJSON), string(asYAML)}
 
 func (f *format) String() string { return string(*f) }
 func (f *format) Type() string   { return "format" }
 
 func (f *format) Set(s string) error {
-	if !slices.Contains([]format{asTable, asJSON}, format(s)) {
-		return fmt.Errorf("want %s or %s", asTable, asJSON)
+	if !slices.Contains(formats, s) {
+		return fmt.Errorf("want %s, %s or %s", asTable, asJSON, asYAML)
 	}
 	*f = format(s)
 	return nil
@@ -40,25 +45,23 @@ func (f *format) Set(s string) error {
 // outputFlag adds -o to a command.
 func outputFlag(cmd *cobra.Command) *format {
 	f := asTable
-	cmd.Flags().VarP(&f, "output", "o", "table, for people, or json, for programs")
-	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().VarP(&f, "output", "o", "table, for people, or json or yaml, for programs")
+	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return &f
 }
 
-// writeProto writes a message as JSON: indented, or on one line.
-func writeProto(out io.Writer, m proto.Message, indent bool) error {
+// writeAs writes a message for programs.
+func writeAs(out io.Writer, f format, m proto.Message) error {
 	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return err
 	}
+	if f == asYAML {
+		return jsonToYAML(out, b)
+	}
 	// protojson varies its blanks on purpose.
 	var buf bytes.Buffer
-	if indent {
-		err = json.Indent(&buf, b, "", "  ")
-	} else {
-		err = json.Compact(&buf, b)
-	}
-	if err != nil {
+	if err := json.Indent(&buf, b, "", "  "); err != nil {
 		return err
 	}
 	buf.WriteByte('\n')
@@ -66,11 +69,64 @@ func writeProto(out io.Writer, m proto.Message, indent bool) error {
 	return err
 }
 
-// writeJSON writes a value of ours, indented.
-func writeJSON(out io.Writer, v any) error {
+// writeOneOf writes a message that is one of many: JSON on a line of its own, or a
+// document of YAML.
+func writeOneOf(out io.Writer, f format, m proto.Message) error {
+	if f == asYAML {
+		if _, err := io.WriteString(out, "---\n"); err != nil {
+			return err
+		}
+		return writeAs(out, f, m)
+	}
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	var buf bytes.Buffer
+	if err := json.Compact(&buf, b); err != nil {
+		return err
+	}
+	buf.WriteByte('\n')
+	_, err = out.Write(buf.Bytes())
+	return err
+}
+
+// writeValue writes a value of ours for programs.
+func writeValue(out io.Writer, f format, v any) error {
+	if f == asYAML {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		return jsonToYAML(out, b)
+	}
 	e := json.NewEncoder(out)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// jsonToYAML writes the same keys in the same order.
+func jsonToYAML(out io.Writer, text []byte) error {
+	var doc yaml.Node // JSON is YAML
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return err
+	}
+	block(&doc)
+	e := yaml.NewEncoder(out)
+	e.SetIndent(2)
+	return errors.Join(e.Encode(&doc), e.Close())
+}
+
+// block has mappings and lists be written over several lines, and texts without
+// quotes where they need none.
+func block(n *yaml.Node) {
+	n.Style &^= yaml.FlowStyle
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		n.Style &^= yaml.DoubleQuotedStyle
+	}
+	for _, c := range n.Content {
+		block(c)
+	}
 }
 
 // table writes rows of cells, the first being the headings.

@@ -18,7 +18,7 @@ func newRoot(getenv func(string) string) *cobra.Command {
 		Short: "Operate Understudy: connections that survive the death of their server",
 		Long: `Understudy makes live TCP and HTTP connections survive the death of their
 server. This command asks the controller how things are, tells it what to do, and
-runs a laboratory of network namespaces on this host.`,
+runs a laboratory of network namespaces on this host.` + exitHelp,
 		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -31,10 +31,10 @@ runs a laboratory of network namespaces on this host.`,
 	c.given.flags(root.PersistentFlags())
 	c.addressGiven = func() bool { return root.PersistentFlags().Changed("address") }
 	root.AddCommand(
-		newPairs(c), newServices(c), newServers(c), newFailovers(c), newWatch(c),
+		newPairs(c), newSwitches(c), newPeers(c), newServices(c), newServers(c), newFailovers(c), newWatch(c),
 		newSwitchOver(c), newDrain(c), newFence(c), newUndrain(c),
 		newConfig(c), newApply(c), newConfirm(c), newRollBack(c),
-		newCerts(), newLab(), newVersion(),
+		newDoctor(c), newSupportBundle(c), newLogLevel(c), newCerts(), newLab(), newVersion(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
 	sayUsage(root)
@@ -43,7 +43,7 @@ runs a laboratory of network namespaces on this host.`,
 
 // seeHelp adds to an error about the command line where to read how it is right.
 func seeHelp(cmd *cobra.Command, err error) error {
-	return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
+	return withCode(exitUsage, fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 }
 
 // sayUsage has a command and all below it say so when arguments are wrong.

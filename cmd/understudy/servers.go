@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,13 +15,24 @@ import (
 func newServers(c *controller) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "servers",
-		Short: "Add servers to pairs, and remove them, while they run",
-		Long: `Add servers to pairs, and remove them, while the pairs run. "understudy pairs" shows
-them. Only servers that were made here can be removed here: others stand in the
-configuration file.`,
-		Args: cobra.NoArgs,
+		Short: "Show servers; add them to pairs, and remove them, while they run",
+		Long: `Show the servers of all pairs. Below it are commands that add servers to pairs, and
+remove them, while the pairs run. Only servers that were made here can be removed
+here: others stand in the configuration file.`,
+		Example: "  understudy servers\n  understudy servers --watch",
+		Args:    cobra.NoArgs,
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	lister[*adminv1.ListPairsResponse]{
+		once: func(ctx context.Context, admin adminv1.AdminClient) (*adminv1.ListPairsResponse, error) {
+			return admin.ListPairs(ctx, &adminv1.ListPairsRequest{})
+		},
+		watch: func(ctx context.Context, admin adminv1.AdminClient) (receiver[*adminv1.ListPairsResponse], error) {
+			return admin.WatchPairs(ctx, &adminv1.ListPairsRequest{})
+		},
+		table: func(out io.Writer, list *adminv1.ListPairsResponse) error {
+			return writeServers(out, list.GetPairs(), time.Now())
+		},
+	}.add(cmd, c)
 	cmd.AddCommand(newServerCreate(c), newServerDelete(c))
 	return cmd
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,24 +23,22 @@ here.`,
 		Example: "  understudy services\n  understudy services -o json",
 		Args:    cobra.NoArgs,
 	}
-	output := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.call(cmd.Context(), callTimeout, func(ctx context.Context, admin adminv1.AdminClient) error {
-			res, err := admin.ListServices(ctx, &adminv1.ListServicesRequest{})
-			if err != nil {
-				return err
-			}
-			if *output == asJSON {
-				return writeProto(cmd.OutOrStdout(), res, true)
-			}
+	lister[*adminv1.ListServicesResponse]{
+		once: func(ctx context.Context, admin adminv1.AdminClient) (*adminv1.ListServicesResponse, error) {
+			return admin.ListServices(ctx, &adminv1.ListServicesRequest{})
+		},
+		watch: func(ctx context.Context, admin adminv1.AdminClient) (receiver[*adminv1.ListServicesResponse], error) {
+			return admin.WatchServices(ctx, &adminv1.ListServicesRequest{})
+		},
+		table: func(out io.Writer, list *adminv1.ListServicesResponse) error {
 			rows := [][]string{{"SERVICE", "PAIR", "VIP", "PROTOCOL", "PORT", "UPSTREAM", "FROM"}}
-			for _, s := range res.GetServices() {
+			for _, s := range list.GetServices() {
 				rows = append(rows, []string{s.GetName(), s.GetPair(), s.GetVip(), s.GetProtocol(), fmt.Sprint(s.GetPort()), s.GetUpstream(),
 					strings.ToLower(strings.TrimPrefix(s.GetOrigin().String(), "ORIGIN_"))})
 			}
-			return table(cmd.OutOrStdout(), rows)
-		})
-	}
+			return table(out, rows)
+		},
+	}.add(cmd, c)
 	cmd.AddCommand(newServiceCreate(c), newServiceDelete(c))
 	return cmd
 }

@@ -28,8 +28,8 @@ the new active server.`,
 			if err != nil {
 				return err
 			}
-			if *output == asJSON {
-				return writeProto(cmd.OutOrStdout(), res, true)
+			if *output != asTable {
+				return writeAs(cmd.OutOrStdout(), *output, res)
 			}
 			f := res.GetFailover()
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s is active, %s was; epoch %d, written within %s\n",

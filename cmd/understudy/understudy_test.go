@@ -3,9 +3,13 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -152,6 +156,49 @@ func (fakeAdmin) WatchEvents(_ *adminv1.WatchEventsRequest, s grpc.ServerStreami
 	return nil
 }
 
+func (f fakeAdmin) WatchPairs(r *adminv1.ListPairsRequest, s grpc.ServerStreamingServer[adminv1.ListPairsResponse]) error {
+	list, err := f.ListPairs(s.Context(), r)
+	if err != nil {
+		return err
+	}
+	s.Send(list)
+	return s.Send(list)
+}
+
+func (fakeAdmin) ListServices(context.Context, *adminv1.ListServicesRequest) (*adminv1.ListServicesResponse, error) {
+	return &adminv1.ListServicesResponse{Services: webPair().GetServices()}, nil
+}
+
+func (fakeAdmin) ListSwitches(context.Context, *adminv1.ListSwitchesRequest) (*adminv1.ListSwitchesResponse, error) {
+	return &adminv1.ListSwitchesResponse{Switches: []*adminv1.Switch{{Name: "s1", Address: "h:9559", DeviceId: 1, State: "ready", Entries: 12, Groups: 1}}}, nil
+}
+
+func (fakeAdmin) ListPeers(context.Context, *adminv1.ListPeersRequest) (*adminv1.ListPeersResponse, error) {
+	return &adminv1.ListPeersResponse{Peers: []*adminv1.Peer{{Name: "r1", Address: "192.0.2.1", Asn: 64513, State: "established"}}, Routes: []string{"198.51.100.10/32"}}, nil
+}
+
+func (fakeAdmin) GetDiagnosis(_ context.Context, r *adminv1.GetDiagnosisRequest) (*adminv1.Diagnosis, error) {
+	d := &adminv1.Diagnosis{Service: r.GetService(), Checks: []*adminv1.Check{
+		{Name: "switch", Result: adminv1.Check_RESULT_OK, Found: "ready"},
+		{Name: "backup", Result: adminv1.Check_RESULT_WARNING, Found: "there is none", Advice: "start one"},
+	}}
+	switch r.GetService() {
+	case "web":
+		d.Checks = d.Checks[:1]
+	case "broken":
+		d.Checks = append(d.Checks, &adminv1.Check{Name: "agent on a", Result: adminv1.Check_RESULT_FAILED, Found: "it is gone", Advice: "start it"})
+	}
+	return d, nil
+}
+
+func (fakeAdmin) SetLogLevel(_ context.Context, r *adminv1.SetLogLevelRequest) (*adminv1.LogLevel, error) {
+	return nil, status.Error(codes.PermissionDenied, "viewer wall may look, and not change anything")
+}
+
+func (fakeAdmin) GetLogLevel(context.Context, *adminv1.GetLogLevelRequest) (*adminv1.LogLevel, error) {
+	return &adminv1.LogLevel{Level: "info"}, nil
+}
+
 func startAdmin(t *testing.T) string {
 	t.Helper()
 	address := filepath.Join(t.TempDir(), "admin.sock")
@@ -192,13 +239,25 @@ func TestCommandsOverTheAPI(t *testing.T) {
 		}, ""},
 		{[]string{"pairs", "web", "-o", "json"}, []string{`"state": "PAIR_STATE_DUPLEX"`, `"application_up": true`, `"epoch": "7"`}, ""},
 		{[]string{"pairs", "nobody"}, nil, `no pair "nobody"`},
-		{[]string{"pairs", "-o", "xml"}, nil, "want table or json"},
+		{[]string{"pairs", "-o", "xml"}, nil, "want table, json or yaml"},
 		{[]string{"switch-over", "web"}, []string{"web: server2 is active, server1 was; epoch 7, written within 0.75 ms"}, ""},
 		{[]string{"switch-over", "web", "-o", "json"}, []string{`"cause": "heartbeats missed"`}, ""},
 		{[]string{"switch-over", "alone"}, nil, "no backup holds the connections"},
 		{[]string{"switch-over"}, nil, "accepts 1 arg"},
 		{[]string{"failovers"}, []string{"2026-01-02 12:00:00.031  web   7      server1  server2  heartbeats missed  31.50 ms  0.75 ms  0.50 ms"}, ""},
 		{[]string{"failovers", "-o", "json"}, []string{`"decide_to_written": "0.000750s"`}, ""},
+		{[]string{"pairs", "-o", "yaml"}, []string{"pairs:\n", "  - name: web\n", "state: PAIR_STATE_DUPLEX\n", "epoch: \"7\"\n", "application_up: true\n"}, ""},
+		{[]string{"pairs", "--watch"}, []string{"-- ", "web   duplex  7"}, "ended the stream"},
+		{[]string{"pairs", "nobody", "--watch"}, nil, `no pair "nobody"`},
+		{[]string{"pairs", "-w", "-o", "yaml"}, []string{"---\npairs:\n"}, "ended the stream"},
+		{[]string{"servers"}, []string{"web   server2  active  attached  up "}, ""},
+		{[]string{"switches"}, []string{"s1      h:9559   1       ready    12       1"}, ""},
+		{[]string{"peers"}, []string{"r1    192.0.2.1  64513  established", "announced: 198.51.100.10/32"}, ""},
+		{[]string{"doctor", "web"}, []string{"switch  ok      ready", "all is well"}, ""},
+		{[]string{"doctor", "alone"}, []string{"it works, but backup: there is none; start one"}, ""},
+		{[]string{"doctor", "broken"}, []string{"begin with agent on a"}, "service broken: agent on a: it is gone; start it"},
+		{[]string{"log-level"}, []string{"info\n"}, ""},
+		{[]string{"log-level", "debug"}, nil, "viewer wall may look"},
 		{[]string{"watch"}, []string{
 			"12:00:00.000  snapshot       web duplex epoch 7 (server1 backup, server2 active)",
 			"12:00:00.000  failover       server1 to server2: heartbeats missed  it goes on",
@@ -260,7 +319,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{[]string{"lab", "bogus"}, "see understudy lab --help"},
 		{[]string{"--bogus"}, "unknown flag: --bogus; see understudy --help"},
 		{[]string{"pairs", "--bogus"}, "unknown flag: --bogus; see understudy pairs --help"},
-		{[]string{"pairs", "-o", "xml"}, "want table or json; see understudy pairs --help"},
+		{[]string{"pairs", "-o", "xml"}, "want table, json or yaml; see understudy pairs --help"},
 		{[]string{"pairs", "a", "b"}, "see understudy pairs --help"},
 		{[]string{"switch-over"}, "see understudy switch-over --help"},
 		{[]string{"pairs", "--address", ""}, "host:port or unix:PATH"},
@@ -300,6 +359,67 @@ func TestCompletion(t *testing.T) {
 	}
 	if out, _ := run(t, "__complete", "pairs", "-o", ""); !strings.Contains(out, "json") {
 		t.Errorf("%s", out)
+	}
+}
+
+// A script can tell from the exit code what happened.
+func TestExitCodes(t *testing.T) {
+	address := startAdmin(t)
+	for _, tc := range []struct {
+		args []string
+		want int
+	}{
+		{[]string{"pairs"}, 0},
+		{[]string{"pairs", "nobody"}, exitFailed},
+		{[]string{"pairs", "--bogus"}, exitUsage},
+		{[]string{"bogus"}, exitUsage},
+		{[]string{"services", "create", "x"}, exitUsage},
+		{[]string{"pairs", "--address", "unix:/nonexistent/socket"}, exitNobody},
+		{[]string{"log-level", "debug"}, exitDenied},
+		{[]string{"doctor", "alone"}, 0},
+		{[]string{"doctor", "broken"}, exitUnwell},
+	} {
+		if _, err := run(t, append([]string{"--address", address}, tc.args...)...); exitCode(err) != tc.want {
+			t.Errorf("%v: %d (%v), want %d", tc.args, exitCode(err), err, tc.want)
+		}
+	}
+}
+
+// A bundle has what could be had, and says what could not.
+func TestSupportBundle(t *testing.T) {
+	out, err := run(t, "support-bundle", "--out", "-", "--address", startAdmin(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(strings.NewReader(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err != nil || h.Mode != 0o600 {
+			t.Errorf("%s: %v, mode %o", h.Name, err, h.Mode)
+		}
+		files[h.Name] = string(text)
+	}
+	for name, want := range map[string]string{
+		"understudy/pairs.json": `"server2"`, "understudy/failovers.json": "heartbeats missed", "understudy/diagnosis-web.json": `"ready"`,
+		"understudy/version.txt": version.String(), "understudy/missing.txt": "configuration.json: ",
+	} {
+		if !strings.Contains(files[name], want) {
+			t.Errorf("%s: %q, want %q", name, files[name], want)
+		}
+	}
+	if _, err := run(t, "support-bundle", "--out", "-", "--address", "unix:/nonexistent/socket"); exitCode(err) != exitNobody {
+		t.Errorf("nobody answers: %v", err)
 	}
 }
 

@@ -30,6 +30,15 @@ var viewing = map[string]bool{
 	adminv1.Admin_WatchEvents_FullMethodName:      true,
 	adminv1.Admin_GetConfiguration_FullMethodName: true,
 	adminv1.Admin_ListServices_FullMethodName:     true,
+	adminv1.Admin_ListSwitches_FullMethodName:     true,
+	adminv1.Admin_ListPeers_FullMethodName:        true,
+	adminv1.Admin_WatchPairs_FullMethodName:       true,
+	adminv1.Admin_WatchServices_FullMethodName:    true,
+	adminv1.Admin_WatchSwitches_FullMethodName:    true,
+	adminv1.Admin_WatchPeers_FullMethodName:       true,
+	adminv1.Admin_GetDiagnosis_FullMethodName:     true,
+	adminv1.Admin_GetMetrics_FullMethodName:       true,
+	adminv1.Admin_GetLogLevel_FullMethodName:      true,
 
 	healthv1.Health_Check_FullMethodName: true,
 	healthv1.Health_List_FullMethodName:  true,
@@ -106,6 +115,7 @@ const (
 	reasonRole            = "ROLE_INSUFFICIENT"
 	reasonNotFound        = "NOT_FOUND"
 	reasonRefused         = "REFUSED"
+	reasonForgotten       = "FORGOTTEN"
 )
 
 // admit decides whether a call may go on.

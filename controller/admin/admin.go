@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -34,6 +35,8 @@ var (
 	ErrNotFound = errors.New("no such pair")
 	// ErrNoServer: there is no such server.
 	ErrNoServer = errors.New("no such server")
+	// ErrForgotten: events since then are not remembered.
+	ErrForgotten = errors.New("not remembered")
 	// ErrRefused: it cannot be done as things are.
 	ErrRefused = errors.New("refused")
 )
@@ -46,9 +49,10 @@ type Backend interface {
 	// Administer returns when the server is what it shall be.
 	Administer(ctx context.Context, server string, to adminv1.AdminState, force bool, by string) (*adminv1.ServerChange, error)
 	Failovers(ctx context.Context, pair string) ([]*adminv1.Failover, error)
-	// Watch begins with the snapshots that are in the channel when it returns. The
-	// channel is closed when its reader is too slow, and after stop.
-	Watch(ctx context.Context, pair string) (events <-chan *adminv1.Event, stop func(), err error)
+	// Watch begins with the snapshots, or with what happened since an event if after is
+	// not 0; they are in the channel when it returns. The channel is closed when its
+	// reader is too slow, and after stop.
+	Watch(ctx context.Context, pair string, after uint64) (events <-chan *adminv1.Event, stop func(), err error)
 }
 
 // Server is the Admin service.
@@ -59,8 +63,11 @@ type Server struct {
 	desired *desired.Desired // nil: the configuration never changes
 	audit   *Audit
 	called  func(method, code string)
-	grpc    *grpc.Server
-	health  *health.Server
+	// inspector and level may be nil
+	inspector Inspector
+	level     *slog.LevelVar
+	grpc      *grpc.Server
+	health    *health.Server
 }
 
 // Options are what a Server is made of. Backend and Credentials are required.
@@ -69,6 +76,10 @@ type Options struct {
 	// Desired is nil where the configuration never changes: requests about it are
 	// UNIMPLEMENTED then.
 	Desired *desired.Desired
+	// Inspector may be nil: requests that it answers are UNIMPLEMENTED then. So are those
+	// about Level.
+	Inspector Inspector
+	Level     *slog.LevelVar
 	// Credentials say who calls: see Credentials.
 	Credentials credentials.TransportCredentials
 	// Audit may be nil.
@@ -84,7 +95,7 @@ const handshakeTimeout = 10 * time.Second
 // New returns a Server that has not begun to serve. Its health is NOT_SERVING
 // until SetServing.
 func New(o Options) *Server {
-	s := &Server{backend: o.Backend, desired: o.Desired, audit: o.Audit, called: o.Called, health: health.NewServer()}
+	s := &Server{backend: o.Backend, desired: o.Desired, audit: o.Audit, called: o.Called, inspector: o.Inspector, level: o.Level, health: health.NewServer()}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(watched{o.Credentials, o.Audit}), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 		grpc.ConnectionTimeout(handshakeTimeout), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(maxMessage))
@@ -166,8 +177,10 @@ func statusOf(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoServer):
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoServer), errors.Is(err, ErrNoService):
 		return withInfo(codes.NotFound, reasonNotFound, err.Error())
+	case errors.Is(err, ErrForgotten):
+		return withInfo(codes.OutOfRange, reasonForgotten, err.Error())
 	case errors.Is(err, ErrRefused):
 		return withInfo(codes.FailedPrecondition, reasonRefused, err.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -208,7 +221,7 @@ func (s *Server) ListFailovers(ctx context.Context, req *adminv1.ListFailoversRe
 
 // WatchEvents implements adminv1.AdminServer.
 func (s *Server) WatchEvents(req *adminv1.WatchEventsRequest, stream adminv1.Admin_WatchEventsServer) error {
-	events, stop, err := s.backend.Watch(stream.Context(), req.GetPair())
+	events, stop, err := s.backend.Watch(stream.Context(), req.GetPair(), req.GetAfter())
 	if err != nil {
 		return statusOf(err)
 	}

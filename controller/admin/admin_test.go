@@ -45,7 +45,7 @@ func (b *backend) Failovers(_ context.Context, pair string) ([]*adminv1.Failover
 	return []*adminv1.Failover{{Pair: pair}}, b.err
 }
 
-func (b *backend) Watch(context.Context, string) (<-chan *adminv1.Event, func(), error) {
+func (b *backend) Watch(context.Context, string, uint64) (<-chan *adminv1.Event, func(), error) {
 	return b.events, func() { close(b.stopped) }, b.err
 }
 

@@ -6,6 +6,7 @@
 package metrics
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 
 	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
 )
@@ -212,4 +214,20 @@ func (m *Metrics) Serve(ctx context.Context, l net.Listener, ready func() bool, 
 		return nil
 	}
 	return fmt.Errorf("metrics: %w", err)
+}
+
+// Text is everything in Prometheus's text format.
+func (m *Metrics) Text() ([]byte, error) {
+	families, err := m.registry.Gather()
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	e := expfmt.NewEncoder(&out, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := e.Encode(f); err != nil {
+			return nil, err
+		}
+	}
+	return out.Bytes(), nil
 }

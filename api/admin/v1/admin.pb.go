@@ -265,6 +265,63 @@ func (EventType) EnumDescriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{3}
 }
 
+type Check_Result int32
+
+const (
+	Check_RESULT_UNSPECIFIED Check_Result = 0
+	Check_RESULT_OK          Check_Result = 1
+	// It works, and not as well as it should.
+	Check_RESULT_WARNING Check_Result = 2
+	Check_RESULT_FAILED  Check_Result = 3
+	// It could not be looked at.
+	Check_RESULT_UNKNOWN Check_Result = 4
+)
+
+// Enum value maps for Check_Result.
+var (
+	Check_Result_name = map[int32]string{
+		0: "RESULT_UNSPECIFIED",
+		1: "RESULT_OK",
+		2: "RESULT_WARNING",
+		3: "RESULT_FAILED",
+		4: "RESULT_UNKNOWN",
+	}
+	Check_Result_value = map[string]int32{
+		"RESULT_UNSPECIFIED": 0,
+		"RESULT_OK":          1,
+		"RESULT_WARNING":     2,
+		"RESULT_FAILED":      3,
+		"RESULT_UNKNOWN":     4,
+	}
+)
+
+func (x Check_Result) Enum() *Check_Result {
+	p := new(Check_Result)
+	*p = x
+	return p
+}
+
+func (x Check_Result) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Check_Result) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_v1_admin_proto_enumTypes[4].Descriptor()
+}
+
+func (Check_Result) Type() protoreflect.EnumType {
+	return &file_admin_v1_admin_proto_enumTypes[4]
+}
+
+func (x Check_Result) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Check_Result.Descriptor instead.
+func (Check_Result) EnumDescriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{8, 0}
+}
+
 type Change_Op int32
 
 const (
@@ -301,11 +358,11 @@ func (x Change_Op) String() string {
 }
 
 func (Change_Op) Descriptor() protoreflect.EnumDescriptor {
-	return file_admin_v1_admin_proto_enumTypes[4].Descriptor()
+	return file_admin_v1_admin_proto_enumTypes[5].Descriptor()
 }
 
 func (Change_Op) Type() protoreflect.EnumType {
-	return &file_admin_v1_admin_proto_enumTypes[4]
+	return &file_admin_v1_admin_proto_enumTypes[5]
 }
 
 func (x Change_Op) Number() protoreflect.EnumNumber {
@@ -314,7 +371,7 @@ func (x Change_Op) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Op.Descriptor instead.
 func (Change_Op) EnumDescriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{4, 0}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type Service_Origin int32
@@ -350,11 +407,11 @@ func (x Service_Origin) String() string {
 }
 
 func (Service_Origin) Descriptor() protoreflect.EnumDescriptor {
-	return file_admin_v1_admin_proto_enumTypes[5].Descriptor()
+	return file_admin_v1_admin_proto_enumTypes[6].Descriptor()
 }
 
 func (Service_Origin) Type() protoreflect.EnumType {
-	return &file_admin_v1_admin_proto_enumTypes[5]
+	return &file_admin_v1_admin_proto_enumTypes[6]
 }
 
 func (x Service_Origin) Number() protoreflect.EnumNumber {
@@ -363,7 +420,706 @@ func (x Service_Origin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Service_Origin.Descriptor instead.
 func (Service_Origin) EnumDescriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21, 0}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35, 0}
+}
+
+type ListSwitchesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSwitchesRequest) Reset() {
+	*x = ListSwitchesRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSwitchesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSwitchesRequest) ProtoMessage() {}
+
+func (x *ListSwitchesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSwitchesRequest.ProtoReflect.Descriptor instead.
+func (*ListSwitchesRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+type ListSwitchesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Switches      []*Switch              `protobuf:"bytes,1,rep,name=switches,proto3" json:"switches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSwitchesResponse) Reset() {
+	*x = ListSwitchesResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSwitchesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSwitchesResponse) ProtoMessage() {}
+
+func (x *ListSwitchesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSwitchesResponse.ProtoReflect.Descriptor instead.
+func (*ListSwitchesResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListSwitchesResponse) GetSwitches() []*Switch {
+	if x != nil {
+		return x.Switches
+	}
+	return nil
+}
+
+type Switch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of its P4Runtime server.
+	Address  string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	DeviceId uint64 `protobuf:"varint,3,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	// Of the session: "connecting", "standby" (another controller is in charge),
+	// "syncing", "ready".
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// That it is known to have.
+	Entries       uint32 `protobuf:"varint,5,opt,name=entries,proto3" json:"entries,omitempty"`
+	Groups        uint32 `protobuf:"varint,6,opt,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Switch) Reset() {
+	*x = Switch{}
+	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Switch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Switch) ProtoMessage() {}
+
+func (x *Switch) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Switch.ProtoReflect.Descriptor instead.
+func (*Switch) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Switch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Switch) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Switch) GetDeviceId() uint64 {
+	if x != nil {
+		return x.DeviceId
+	}
+	return 0
+}
+
+func (x *Switch) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Switch) GetEntries() uint32 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *Switch) GetGroups() uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+type ListPeersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeersRequest) Reset() {
+	*x = ListPeersRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeersRequest) ProtoMessage() {}
+
+func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
+func (*ListPeersRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+type ListPeersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peers []*Peer                `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Prefixes that are announced.
+	Routes        []string `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeersResponse) Reset() {
+	*x = ListPeersResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeersResponse) ProtoMessage() {}
+
+func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
+func (*ListPeersResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListPeersResponse) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *ListPeersResponse) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+type Peer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Asn     uint32                 `protobuf:"varint,3,opt,name=asn,proto3" json:"asn,omitempty"`
+	// As RFC 4271, 8.2.2 has it, in lower case: "established".
+	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Peer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Peer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Peer) GetAsn() uint32 {
+	if x != nil {
+		return x.Asn
+	}
+	return 0
+}
+
+func (x *Peer) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+type GetDiagnosisRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The service's name.
+	Service       string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDiagnosisRequest) Reset() {
+	*x = GetDiagnosisRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDiagnosisRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDiagnosisRequest) ProtoMessage() {}
+
+func (x *GetDiagnosisRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDiagnosisRequest.ProtoReflect.Descriptor instead.
+func (*GetDiagnosisRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetDiagnosisRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type Diagnosis struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// In the order of the path, from the clients to the application.
+	Checks        []*Check `protobuf:"bytes,2,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Diagnosis) Reset() {
+	*x = Diagnosis{}
+	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Diagnosis) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Diagnosis) ProtoMessage() {}
+
+func (x *Diagnosis) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Diagnosis.ProtoReflect.Descriptor instead.
+func (*Diagnosis) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Diagnosis) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Diagnosis) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was looked at: "route", "entries".
+	Name   string       `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Result Check_Result `protobuf:"varint,2,opt,name=result,proto3,enum=understudy.admin.v1.Check_Result" json:"result,omitempty"`
+	// What was found.
+	Found string `protobuf:"bytes,3,opt,name=found,proto3" json:"found,omitempty"`
+	// What to do, unless it is well.
+	Advice        string `protobuf:"bytes,4,opt,name=advice,proto3" json:"advice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Check) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Check) GetResult() Check_Result {
+	if x != nil {
+		return x.Result
+	}
+	return Check_RESULT_UNSPECIFIED
+}
+
+func (x *Check) GetFound() string {
+	if x != nil {
+		return x.Found
+	}
+	return ""
+}
+
+func (x *Check) GetAdvice() string {
+	if x != nil {
+		return x.Advice
+	}
+	return ""
+}
+
+type GetMetricsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMetricsRequest) Reset() {
+	*x = GetMetricsRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMetricsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMetricsRequest) ProtoMessage() {}
+
+func (x *GetMetricsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMetricsRequest.ProtoReflect.Descriptor instead.
+func (*GetMetricsRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+type GetMetricsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          []byte                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMetricsResponse) Reset() {
+	*x = GetMetricsResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMetricsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMetricsResponse) ProtoMessage() {}
+
+func (x *GetMetricsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMetricsResponse.ProtoReflect.Descriptor instead.
+func (*GetMetricsResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GetMetricsResponse) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+type GetLogLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLogLevelRequest) Reset() {
+	*x = GetLogLevelRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLogLevelRequest) ProtoMessage() {}
+
+func (x *GetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*GetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+type SetLogLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelRequest) Reset() {
+	*x = SetLogLevelRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelRequest) ProtoMessage() {}
+
+func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetLogLevelRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+type LogLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLevel) Reset() {
+	*x = LogLevel{}
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLevel) ProtoMessage() {}
+
+func (x *LogLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLevel.ProtoReflect.Descriptor instead.
+func (*LogLevel) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LogLevel) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
 }
 
 type GetConfigurationRequest struct {
@@ -374,7 +1130,7 @@ type GetConfigurationRequest struct {
 
 func (x *GetConfigurationRequest) Reset() {
 	*x = GetConfigurationRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -386,7 +1142,7 @@ func (x *GetConfigurationRequest) String() string {
 func (*GetConfigurationRequest) ProtoMessage() {}
 
 func (x *GetConfigurationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -399,7 +1155,7 @@ func (x *GetConfigurationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigurationRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigurationRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 type Configuration struct {
@@ -422,7 +1178,7 @@ type Configuration struct {
 
 func (x *Configuration) Reset() {
 	*x = Configuration{}
-	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +1190,7 @@ func (x *Configuration) String() string {
 func (*Configuration) ProtoMessage() {}
 
 func (x *Configuration) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +1203,7 @@ func (x *Configuration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configuration.ProtoReflect.Descriptor instead.
 func (*Configuration) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Configuration) GetVersion() string {
@@ -517,7 +1273,7 @@ type ApplyConfigurationRequest struct {
 
 func (x *ApplyConfigurationRequest) Reset() {
 	*x = ApplyConfigurationRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +1285,7 @@ func (x *ApplyConfigurationRequest) String() string {
 func (*ApplyConfigurationRequest) ProtoMessage() {}
 
 func (x *ApplyConfigurationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +1298,7 @@ func (x *ApplyConfigurationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigurationRequest.ProtoReflect.Descriptor instead.
 func (*ApplyConfigurationRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ApplyConfigurationRequest) GetText() []byte {
@@ -592,7 +1348,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -604,7 +1360,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -617,7 +1373,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Plan) GetFromVersion() string {
@@ -656,7 +1412,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +1424,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +1437,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Change) GetOp() Change_Op {
@@ -729,7 +1485,7 @@ type ConfirmConfigurationRequest struct {
 
 func (x *ConfirmConfigurationRequest) Reset() {
 	*x = ConfirmConfigurationRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +1497,7 @@ func (x *ConfirmConfigurationRequest) String() string {
 func (*ConfirmConfigurationRequest) ProtoMessage() {}
 
 func (x *ConfirmConfigurationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +1510,7 @@ func (x *ConfirmConfigurationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmConfigurationRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmConfigurationRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConfirmConfigurationRequest) GetVersion() string {
@@ -772,7 +1528,7 @@ type RollBackConfigurationRequest struct {
 
 func (x *RollBackConfigurationRequest) Reset() {
 	*x = RollBackConfigurationRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +1540,7 @@ func (x *RollBackConfigurationRequest) String() string {
 func (*RollBackConfigurationRequest) ProtoMessage() {}
 
 func (x *RollBackConfigurationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +1553,7 @@ func (x *RollBackConfigurationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollBackConfigurationRequest.ProtoReflect.Descriptor instead.
 func (*RollBackConfigurationRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type ListServicesRequest struct {
@@ -808,7 +1564,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +1576,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +1589,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 type ListServicesResponse struct {
@@ -845,7 +1601,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1613,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1626,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListServicesResponse) GetServices() []*Service {
@@ -891,7 +1647,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1659,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1672,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateServiceRequest) GetService() *Service {
@@ -943,7 +1699,7 @@ type DeleteServiceRequest struct {
 
 func (x *DeleteServiceRequest) Reset() {
 	*x = DeleteServiceRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1711,7 @@ func (x *DeleteServiceRequest) String() string {
 func (*DeleteServiceRequest) ProtoMessage() {}
 
 func (x *DeleteServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1724,7 @@ func (x *DeleteServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteServiceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteServiceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteServiceRequest) GetName() string {
@@ -996,7 +1752,7 @@ type DrainServerRequest struct {
 
 func (x *DrainServerRequest) Reset() {
 	*x = DrainServerRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1764,7 @@ func (x *DrainServerRequest) String() string {
 func (*DrainServerRequest) ProtoMessage() {}
 
 func (x *DrainServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1777,7 @@ func (x *DrainServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainServerRequest.ProtoReflect.Descriptor instead.
 func (*DrainServerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DrainServerRequest) GetServer() string {
@@ -1049,7 +1805,7 @@ type FenceServerRequest struct {
 
 func (x *FenceServerRequest) Reset() {
 	*x = FenceServerRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1817,7 @@ func (x *FenceServerRequest) String() string {
 func (*FenceServerRequest) ProtoMessage() {}
 
 func (x *FenceServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1830,7 @@ func (x *FenceServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceServerRequest.ProtoReflect.Descriptor instead.
 func (*FenceServerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FenceServerRequest) GetServer() string {
@@ -1100,7 +1856,7 @@ type UndrainServerRequest struct {
 
 func (x *UndrainServerRequest) Reset() {
 	*x = UndrainServerRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1868,7 @@ func (x *UndrainServerRequest) String() string {
 func (*UndrainServerRequest) ProtoMessage() {}
 
 func (x *UndrainServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1881,7 @@ func (x *UndrainServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainServerRequest.ProtoReflect.Descriptor instead.
 func (*UndrainServerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UndrainServerRequest) GetServer() string {
@@ -1147,7 +1903,7 @@ type ServerChange struct {
 
 func (x *ServerChange) Reset() {
 	*x = ServerChange{}
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1915,7 @@ func (x *ServerChange) String() string {
 func (*ServerChange) ProtoMessage() {}
 
 func (x *ServerChange) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1928,7 @@ func (x *ServerChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerChange.ProtoReflect.Descriptor instead.
 func (*ServerChange) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ServerChange) GetPair() *Pair {
@@ -1204,7 +1960,7 @@ type CreateServerRequest struct {
 
 func (x *CreateServerRequest) Reset() {
 	*x = CreateServerRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1972,7 @@ func (x *CreateServerRequest) String() string {
 func (*CreateServerRequest) ProtoMessage() {}
 
 func (x *CreateServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1985,7 @@ func (x *CreateServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServerRequest.ProtoReflect.Descriptor instead.
 func (*CreateServerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateServerRequest) GetPair() string {
@@ -1284,7 +2040,7 @@ type DeleteServerRequest struct {
 
 func (x *DeleteServerRequest) Reset() {
 	*x = DeleteServerRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +2052,7 @@ func (x *DeleteServerRequest) String() string {
 func (*DeleteServerRequest) ProtoMessage() {}
 
 func (x *DeleteServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +2065,7 @@ func (x *DeleteServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteServerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteServerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteServerRequest) GetName() string {
@@ -1336,7 +2092,7 @@ type ListPairsRequest struct {
 
 func (x *ListPairsRequest) Reset() {
 	*x = ListPairsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +2104,7 @@ func (x *ListPairsRequest) String() string {
 func (*ListPairsRequest) ProtoMessage() {}
 
 func (x *ListPairsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +2117,7 @@ func (x *ListPairsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListPairsRequest) GetPair() string {
@@ -1380,7 +2136,7 @@ type ListPairsResponse struct {
 
 func (x *ListPairsResponse) Reset() {
 	*x = ListPairsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +2148,7 @@ func (x *ListPairsResponse) String() string {
 func (*ListPairsResponse) ProtoMessage() {}
 
 func (x *ListPairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +2161,7 @@ func (x *ListPairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListPairsResponse) GetPairs() []*Pair {
@@ -1431,7 +2187,7 @@ type Pair struct {
 
 func (x *Pair) Reset() {
 	*x = Pair{}
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +2199,7 @@ func (x *Pair) String() string {
 func (*Pair) ProtoMessage() {}
 
 func (x *Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +2212,7 @@ func (x *Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pair.ProtoReflect.Descriptor instead.
 func (*Pair) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Pair) GetName() string {
@@ -1523,7 +2279,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +2291,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +2304,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Server) GetName() string {
@@ -1609,7 +2365,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +2377,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +2390,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Service) GetName() string {
@@ -1695,7 +2451,7 @@ type SwitchOverRequest struct {
 
 func (x *SwitchOverRequest) Reset() {
 	*x = SwitchOverRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +2463,7 @@ func (x *SwitchOverRequest) String() string {
 func (*SwitchOverRequest) ProtoMessage() {}
 
 func (x *SwitchOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +2476,7 @@ func (x *SwitchOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchOverRequest.ProtoReflect.Descriptor instead.
 func (*SwitchOverRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SwitchOverRequest) GetPair() string {
@@ -1739,7 +2495,7 @@ type SwitchOverResponse struct {
 
 func (x *SwitchOverResponse) Reset() {
 	*x = SwitchOverResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +2507,7 @@ func (x *SwitchOverResponse) String() string {
 func (*SwitchOverResponse) ProtoMessage() {}
 
 func (x *SwitchOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +2520,7 @@ func (x *SwitchOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchOverResponse.ProtoReflect.Descriptor instead.
 func (*SwitchOverResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SwitchOverResponse) GetFailover() *Failover {
@@ -1783,7 +2539,7 @@ type ListFailoversRequest struct {
 
 func (x *ListFailoversRequest) Reset() {
 	*x = ListFailoversRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2551,7 @@ func (x *ListFailoversRequest) String() string {
 func (*ListFailoversRequest) ProtoMessage() {}
 
 func (x *ListFailoversRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2564,7 @@ func (x *ListFailoversRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailoversRequest.ProtoReflect.Descriptor instead.
 func (*ListFailoversRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListFailoversRequest) GetPair() string {
@@ -1827,7 +2583,7 @@ type ListFailoversResponse struct {
 
 func (x *ListFailoversResponse) Reset() {
 	*x = ListFailoversResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2595,7 @@ func (x *ListFailoversResponse) String() string {
 func (*ListFailoversResponse) ProtoMessage() {}
 
 func (x *ListFailoversResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2608,7 @@ func (x *ListFailoversResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailoversResponse.ProtoReflect.Descriptor instead.
 func (*ListFailoversResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListFailoversResponse) GetFailovers() []*Failover {
@@ -1887,7 +2643,7 @@ type Failover struct {
 
 func (x *Failover) Reset() {
 	*x = Failover{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2655,7 @@ func (x *Failover) String() string {
 func (*Failover) ProtoMessage() {}
 
 func (x *Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2668,7 @@ func (x *Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failover.ProtoReflect.Descriptor instead.
 func (*Failover) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Failover) GetPair() string {
@@ -1986,15 +2742,17 @@ func (x *Failover) GetDecideToWritten() *durationpb.Duration {
 }
 
 type WatchEventsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pair          string                 `protobuf:"bytes,1,opt,name=pair,proto3" json:"pair,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pair  string                 `protobuf:"bytes,1,opt,name=pair,proto3" json:"pair,omitempty"`
+	// If not 0: the sequence of the last event that was seen.
+	After         uint64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2764,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2777,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchEventsRequest) GetPair() string {
@@ -2029,20 +2787,30 @@ func (x *WatchEventsRequest) GetPair() string {
 	return ""
 }
 
+func (x *WatchEventsRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
 type Event struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	Type          EventType              `protobuf:"varint,2,opt,name=type,proto3,enum=understudy.admin.v1.EventType" json:"type,omitempty"`
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Pair          *Pair                  `protobuf:"bytes,4,opt,name=pair,proto3" json:"pair,omitempty"`
-	Failover      *Failover              `protobuf:"bytes,5,opt,name=failover,proto3" json:"failover,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Time     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Type     EventType              `protobuf:"varint,2,opt,name=type,proto3,enum=understudy.admin.v1.EventType" json:"type,omitempty"`
+	Message  string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Pair     *Pair                  `protobuf:"bytes,4,opt,name=pair,proto3" json:"pair,omitempty"`
+	Failover *Failover              `protobuf:"bytes,5,opt,name=failover,proto3" json:"failover,omitempty"`
+	// Only grows, over restarts of the controller, too. That of a snapshot is the latest
+	// one before it.
+	Sequence      uint64 `protobuf:"varint,6,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2822,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2835,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -2105,11 +2873,61 @@ func (x *Event) GetFailover() *Failover {
 	return nil
 }
 
+func (x *Event) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x14admin/v1/admin.proto\x12\x13understudy.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n" +
+	"\x14admin/v1/admin.proto\x12\x13understudy.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n" +
+	"\x13ListSwitchesRequest\"O\n" +
+	"\x14ListSwitchesResponse\x127\n" +
+	"\bswitches\x18\x01 \x03(\v2\x1b.understudy.admin.v1.SwitchR\bswitches\"\x9b\x01\n" +
+	"\x06Switch\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
+	"\tdevice_id\x18\x03 \x01(\x04R\bdeviceId\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x18\n" +
+	"\aentries\x18\x05 \x01(\rR\aentries\x12\x16\n" +
+	"\x06groups\x18\x06 \x01(\rR\x06groups\"\x12\n" +
+	"\x10ListPeersRequest\"\\\n" +
+	"\x11ListPeersResponse\x12/\n" +
+	"\x05peers\x18\x01 \x03(\v2\x19.understudy.admin.v1.PeerR\x05peers\x12\x16\n" +
+	"\x06routes\x18\x02 \x03(\tR\x06routes\"\\\n" +
+	"\x04Peer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03asn\x18\x03 \x01(\rR\x03asn\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"/\n" +
+	"\x13GetDiagnosisRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"Y\n" +
+	"\tDiagnosis\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x122\n" +
+	"\x06checks\x18\x02 \x03(\v2\x1a.understudy.admin.v1.CheckR\x06checks\"\xf0\x01\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
+	"\x06result\x18\x02 \x01(\x0e2!.understudy.admin.v1.Check.ResultR\x06result\x12\x14\n" +
+	"\x05found\x18\x03 \x01(\tR\x05found\x12\x16\n" +
+	"\x06advice\x18\x04 \x01(\tR\x06advice\"j\n" +
+	"\x06Result\x12\x16\n" +
+	"\x12RESULT_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tRESULT_OK\x10\x01\x12\x12\n" +
+	"\x0eRESULT_WARNING\x10\x02\x12\x11\n" +
+	"\rRESULT_FAILED\x10\x03\x12\x12\n" +
+	"\x0eRESULT_UNKNOWN\x10\x04\"\x13\n" +
+	"\x11GetMetricsRequest\"(\n" +
+	"\x12GetMetricsResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\fR\x04text\"\x14\n" +
+	"\x12GetLogLevelRequest\"*\n" +
+	"\x12SetLogLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\" \n" +
+	"\bLogLevel\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"\x19\n" +
 	"\x17GetConfigurationRequest\"\xee\x01\n" +
 	"\rConfiguration\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
@@ -2228,15 +3046,17 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\awritten\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\awritten\x126\n" +
 	"\breleased\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\breleased\x12E\n" +
 	"\x11decide_to_written\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\x0fdecideToWritten\"(\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x0fdecideToWritten\">\n" +
 	"\x12WatchEventsRequest\x12\x12\n" +
-	"\x04pair\x18\x01 \x01(\tR\x04pair\"\xef\x01\n" +
+	"\x04pair\x18\x01 \x01(\tR\x04pair\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\"\x8b\x02\n" +
 	"\x05Event\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x122\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1e.understudy.admin.v1.EventTypeR\x04type\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12-\n" +
 	"\x04pair\x18\x04 \x01(\v2\x19.understudy.admin.v1.PairR\x04pair\x129\n" +
-	"\bfailover\x18\x05 \x01(\v2\x1d.understudy.admin.v1.FailoverR\bfailover*\xa0\x01\n" +
+	"\bfailover\x18\x05 \x01(\v2\x1d.understudy.admin.v1.FailoverR\bfailover\x12\x1a\n" +
+	"\bsequence\x18\x06 \x01(\x04R\bsequence*\xa0\x01\n" +
 	"\tPairState\x12\x1a\n" +
 	"\x16PAIR_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPAIR_STATE_DOWN\x10\x01\x12\x16\n" +
@@ -2265,7 +3085,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x14EVENT_TYPE_SERVER_UP\x10\x04\x12\x1a\n" +
 	"\x16EVENT_TYPE_SERVER_DOWN\x10\x05\x12\x1b\n" +
 	"\x17EVENT_TYPE_WRITE_FAILED\x10\x06\x12\x1b\n" +
-	"\x17EVENT_TYPE_SERVER_ADMIN\x10\a2\xf7\v\n" +
+	"\x17EVENT_TYPE_SERVER_ADMIN\x10\a2\xad\x13\n" +
 	"\x05Admin\x12Z\n" +
 	"\tListPairs\x12%.understudy.admin.v1.ListPairsRequest\x1a&.understudy.admin.v1.ListPairsResponse\x12]\n" +
 	"\n" +
@@ -2283,7 +3103,20 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x15RollBackConfiguration\x121.understudy.admin.v1.RollBackConfigurationRequest\x1a\".understudy.admin.v1.Configuration\x12c\n" +
 	"\fListServices\x12(.understudy.admin.v1.ListServicesRequest\x1a).understudy.admin.v1.ListServicesResponse\x12U\n" +
 	"\rCreateService\x12).understudy.admin.v1.CreateServiceRequest\x1a\x19.understudy.admin.v1.Plan\x12U\n" +
-	"\rDeleteService\x12).understudy.admin.v1.DeleteServiceRequest\x1a\x19.understudy.admin.v1.PlanB;Z9github.com/understudy-net/understudy/api/admin/v1;adminv1b\x06proto3"
+	"\rDeleteService\x12).understudy.admin.v1.DeleteServiceRequest\x1a\x19.understudy.admin.v1.Plan\x12c\n" +
+	"\fListSwitches\x12(.understudy.admin.v1.ListSwitchesRequest\x1a).understudy.admin.v1.ListSwitchesResponse\x12Z\n" +
+	"\tListPeers\x12%.understudy.admin.v1.ListPeersRequest\x1a&.understudy.admin.v1.ListPeersResponse\x12]\n" +
+	"\n" +
+	"WatchPairs\x12%.understudy.admin.v1.ListPairsRequest\x1a&.understudy.admin.v1.ListPairsResponse0\x01\x12f\n" +
+	"\rWatchServices\x12(.understudy.admin.v1.ListServicesRequest\x1a).understudy.admin.v1.ListServicesResponse0\x01\x12f\n" +
+	"\rWatchSwitches\x12(.understudy.admin.v1.ListSwitchesRequest\x1a).understudy.admin.v1.ListSwitchesResponse0\x01\x12]\n" +
+	"\n" +
+	"WatchPeers\x12%.understudy.admin.v1.ListPeersRequest\x1a&.understudy.admin.v1.ListPeersResponse0\x01\x12X\n" +
+	"\fGetDiagnosis\x12(.understudy.admin.v1.GetDiagnosisRequest\x1a\x1e.understudy.admin.v1.Diagnosis\x12]\n" +
+	"\n" +
+	"GetMetrics\x12&.understudy.admin.v1.GetMetricsRequest\x1a'.understudy.admin.v1.GetMetricsResponse\x12U\n" +
+	"\vGetLogLevel\x12'.understudy.admin.v1.GetLogLevelRequest\x1a\x1d.understudy.admin.v1.LogLevel\x12U\n" +
+	"\vSetLogLevel\x12'.understudy.admin.v1.SetLogLevelRequest\x1a\x1d.understudy.admin.v1.LogLevelB;Z9github.com/understudy-net/understudy/api/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2297,113 +3130,152 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_admin_v1_admin_proto_rawDescData
 }
 
-var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(PairState)(0),                       // 0: understudy.admin.v1.PairState
 	(ServerRole)(0),                      // 1: understudy.admin.v1.ServerRole
 	(AdminState)(0),                      // 2: understudy.admin.v1.AdminState
 	(EventType)(0),                       // 3: understudy.admin.v1.EventType
-	(Change_Op)(0),                       // 4: understudy.admin.v1.Change.Op
-	(Service_Origin)(0),                  // 5: understudy.admin.v1.Service.Origin
-	(*GetConfigurationRequest)(nil),      // 6: understudy.admin.v1.GetConfigurationRequest
-	(*Configuration)(nil),                // 7: understudy.admin.v1.Configuration
-	(*ApplyConfigurationRequest)(nil),    // 8: understudy.admin.v1.ApplyConfigurationRequest
-	(*Plan)(nil),                         // 9: understudy.admin.v1.Plan
-	(*Change)(nil),                       // 10: understudy.admin.v1.Change
-	(*ConfirmConfigurationRequest)(nil),  // 11: understudy.admin.v1.ConfirmConfigurationRequest
-	(*RollBackConfigurationRequest)(nil), // 12: understudy.admin.v1.RollBackConfigurationRequest
-	(*ListServicesRequest)(nil),          // 13: understudy.admin.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),         // 14: understudy.admin.v1.ListServicesResponse
-	(*CreateServiceRequest)(nil),         // 15: understudy.admin.v1.CreateServiceRequest
-	(*DeleteServiceRequest)(nil),         // 16: understudy.admin.v1.DeleteServiceRequest
-	(*DrainServerRequest)(nil),           // 17: understudy.admin.v1.DrainServerRequest
-	(*FenceServerRequest)(nil),           // 18: understudy.admin.v1.FenceServerRequest
-	(*UndrainServerRequest)(nil),         // 19: understudy.admin.v1.UndrainServerRequest
-	(*ServerChange)(nil),                 // 20: understudy.admin.v1.ServerChange
-	(*CreateServerRequest)(nil),          // 21: understudy.admin.v1.CreateServerRequest
-	(*DeleteServerRequest)(nil),          // 22: understudy.admin.v1.DeleteServerRequest
-	(*ListPairsRequest)(nil),             // 23: understudy.admin.v1.ListPairsRequest
-	(*ListPairsResponse)(nil),            // 24: understudy.admin.v1.ListPairsResponse
-	(*Pair)(nil),                         // 25: understudy.admin.v1.Pair
-	(*Server)(nil),                       // 26: understudy.admin.v1.Server
-	(*Service)(nil),                      // 27: understudy.admin.v1.Service
-	(*SwitchOverRequest)(nil),            // 28: understudy.admin.v1.SwitchOverRequest
-	(*SwitchOverResponse)(nil),           // 29: understudy.admin.v1.SwitchOverResponse
-	(*ListFailoversRequest)(nil),         // 30: understudy.admin.v1.ListFailoversRequest
-	(*ListFailoversResponse)(nil),        // 31: understudy.admin.v1.ListFailoversResponse
-	(*Failover)(nil),                     // 32: understudy.admin.v1.Failover
-	(*WatchEventsRequest)(nil),           // 33: understudy.admin.v1.WatchEventsRequest
-	(*Event)(nil),                        // 34: understudy.admin.v1.Event
-	(*timestamppb.Timestamp)(nil),        // 35: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 36: google.protobuf.Duration
+	(Check_Result)(0),                    // 4: understudy.admin.v1.Check.Result
+	(Change_Op)(0),                       // 5: understudy.admin.v1.Change.Op
+	(Service_Origin)(0),                  // 6: understudy.admin.v1.Service.Origin
+	(*ListSwitchesRequest)(nil),          // 7: understudy.admin.v1.ListSwitchesRequest
+	(*ListSwitchesResponse)(nil),         // 8: understudy.admin.v1.ListSwitchesResponse
+	(*Switch)(nil),                       // 9: understudy.admin.v1.Switch
+	(*ListPeersRequest)(nil),             // 10: understudy.admin.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),            // 11: understudy.admin.v1.ListPeersResponse
+	(*Peer)(nil),                         // 12: understudy.admin.v1.Peer
+	(*GetDiagnosisRequest)(nil),          // 13: understudy.admin.v1.GetDiagnosisRequest
+	(*Diagnosis)(nil),                    // 14: understudy.admin.v1.Diagnosis
+	(*Check)(nil),                        // 15: understudy.admin.v1.Check
+	(*GetMetricsRequest)(nil),            // 16: understudy.admin.v1.GetMetricsRequest
+	(*GetMetricsResponse)(nil),           // 17: understudy.admin.v1.GetMetricsResponse
+	(*GetLogLevelRequest)(nil),           // 18: understudy.admin.v1.GetLogLevelRequest
+	(*SetLogLevelRequest)(nil),           // 19: understudy.admin.v1.SetLogLevelRequest
+	(*LogLevel)(nil),                     // 20: understudy.admin.v1.LogLevel
+	(*GetConfigurationRequest)(nil),      // 21: understudy.admin.v1.GetConfigurationRequest
+	(*Configuration)(nil),                // 22: understudy.admin.v1.Configuration
+	(*ApplyConfigurationRequest)(nil),    // 23: understudy.admin.v1.ApplyConfigurationRequest
+	(*Plan)(nil),                         // 24: understudy.admin.v1.Plan
+	(*Change)(nil),                       // 25: understudy.admin.v1.Change
+	(*ConfirmConfigurationRequest)(nil),  // 26: understudy.admin.v1.ConfirmConfigurationRequest
+	(*RollBackConfigurationRequest)(nil), // 27: understudy.admin.v1.RollBackConfigurationRequest
+	(*ListServicesRequest)(nil),          // 28: understudy.admin.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),         // 29: understudy.admin.v1.ListServicesResponse
+	(*CreateServiceRequest)(nil),         // 30: understudy.admin.v1.CreateServiceRequest
+	(*DeleteServiceRequest)(nil),         // 31: understudy.admin.v1.DeleteServiceRequest
+	(*DrainServerRequest)(nil),           // 32: understudy.admin.v1.DrainServerRequest
+	(*FenceServerRequest)(nil),           // 33: understudy.admin.v1.FenceServerRequest
+	(*UndrainServerRequest)(nil),         // 34: understudy.admin.v1.UndrainServerRequest
+	(*ServerChange)(nil),                 // 35: understudy.admin.v1.ServerChange
+	(*CreateServerRequest)(nil),          // 36: understudy.admin.v1.CreateServerRequest
+	(*DeleteServerRequest)(nil),          // 37: understudy.admin.v1.DeleteServerRequest
+	(*ListPairsRequest)(nil),             // 38: understudy.admin.v1.ListPairsRequest
+	(*ListPairsResponse)(nil),            // 39: understudy.admin.v1.ListPairsResponse
+	(*Pair)(nil),                         // 40: understudy.admin.v1.Pair
+	(*Server)(nil),                       // 41: understudy.admin.v1.Server
+	(*Service)(nil),                      // 42: understudy.admin.v1.Service
+	(*SwitchOverRequest)(nil),            // 43: understudy.admin.v1.SwitchOverRequest
+	(*SwitchOverResponse)(nil),           // 44: understudy.admin.v1.SwitchOverResponse
+	(*ListFailoversRequest)(nil),         // 45: understudy.admin.v1.ListFailoversRequest
+	(*ListFailoversResponse)(nil),        // 46: understudy.admin.v1.ListFailoversResponse
+	(*Failover)(nil),                     // 47: understudy.admin.v1.Failover
+	(*WatchEventsRequest)(nil),           // 48: understudy.admin.v1.WatchEventsRequest
+	(*Event)(nil),                        // 49: understudy.admin.v1.Event
+	(*timestamppb.Timestamp)(nil),        // 50: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 51: google.protobuf.Duration
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	35, // 0: understudy.admin.v1.Configuration.time:type_name -> google.protobuf.Timestamp
-	35, // 1: understudy.admin.v1.Configuration.confirm_until:type_name -> google.protobuf.Timestamp
-	36, // 2: understudy.admin.v1.ApplyConfigurationRequest.confirm:type_name -> google.protobuf.Duration
-	10, // 3: understudy.admin.v1.Plan.changes:type_name -> understudy.admin.v1.Change
-	4,  // 4: understudy.admin.v1.Change.op:type_name -> understudy.admin.v1.Change.Op
-	27, // 5: understudy.admin.v1.ListServicesResponse.services:type_name -> understudy.admin.v1.Service
-	27, // 6: understudy.admin.v1.CreateServiceRequest.service:type_name -> understudy.admin.v1.Service
-	25, // 7: understudy.admin.v1.ServerChange.pair:type_name -> understudy.admin.v1.Pair
-	32, // 8: understudy.admin.v1.ServerChange.failover:type_name -> understudy.admin.v1.Failover
-	25, // 9: understudy.admin.v1.ListPairsResponse.pairs:type_name -> understudy.admin.v1.Pair
-	0,  // 10: understudy.admin.v1.Pair.state:type_name -> understudy.admin.v1.PairState
-	26, // 11: understudy.admin.v1.Pair.servers:type_name -> understudy.admin.v1.Server
-	27, // 12: understudy.admin.v1.Pair.services:type_name -> understudy.admin.v1.Service
-	1,  // 13: understudy.admin.v1.Server.role:type_name -> understudy.admin.v1.ServerRole
-	35, // 14: understudy.admin.v1.Server.last_heartbeat:type_name -> google.protobuf.Timestamp
-	2,  // 15: understudy.admin.v1.Server.admin_state:type_name -> understudy.admin.v1.AdminState
-	5,  // 16: understudy.admin.v1.Service.origin:type_name -> understudy.admin.v1.Service.Origin
-	32, // 17: understudy.admin.v1.SwitchOverResponse.failover:type_name -> understudy.admin.v1.Failover
-	32, // 18: understudy.admin.v1.ListFailoversResponse.failovers:type_name -> understudy.admin.v1.Failover
-	35, // 19: understudy.admin.v1.Failover.suspected:type_name -> google.protobuf.Timestamp
-	35, // 20: understudy.admin.v1.Failover.decided:type_name -> google.protobuf.Timestamp
-	35, // 21: understudy.admin.v1.Failover.written:type_name -> google.protobuf.Timestamp
-	35, // 22: understudy.admin.v1.Failover.released:type_name -> google.protobuf.Timestamp
-	36, // 23: understudy.admin.v1.Failover.decide_to_written:type_name -> google.protobuf.Duration
-	35, // 24: understudy.admin.v1.Event.time:type_name -> google.protobuf.Timestamp
-	3,  // 25: understudy.admin.v1.Event.type:type_name -> understudy.admin.v1.EventType
-	25, // 26: understudy.admin.v1.Event.pair:type_name -> understudy.admin.v1.Pair
-	32, // 27: understudy.admin.v1.Event.failover:type_name -> understudy.admin.v1.Failover
-	23, // 28: understudy.admin.v1.Admin.ListPairs:input_type -> understudy.admin.v1.ListPairsRequest
-	28, // 29: understudy.admin.v1.Admin.SwitchOver:input_type -> understudy.admin.v1.SwitchOverRequest
-	17, // 30: understudy.admin.v1.Admin.DrainServer:input_type -> understudy.admin.v1.DrainServerRequest
-	18, // 31: understudy.admin.v1.Admin.FenceServer:input_type -> understudy.admin.v1.FenceServerRequest
-	19, // 32: understudy.admin.v1.Admin.UndrainServer:input_type -> understudy.admin.v1.UndrainServerRequest
-	21, // 33: understudy.admin.v1.Admin.CreateServer:input_type -> understudy.admin.v1.CreateServerRequest
-	22, // 34: understudy.admin.v1.Admin.DeleteServer:input_type -> understudy.admin.v1.DeleteServerRequest
-	30, // 35: understudy.admin.v1.Admin.ListFailovers:input_type -> understudy.admin.v1.ListFailoversRequest
-	33, // 36: understudy.admin.v1.Admin.WatchEvents:input_type -> understudy.admin.v1.WatchEventsRequest
-	6,  // 37: understudy.admin.v1.Admin.GetConfiguration:input_type -> understudy.admin.v1.GetConfigurationRequest
-	8,  // 38: understudy.admin.v1.Admin.ApplyConfiguration:input_type -> understudy.admin.v1.ApplyConfigurationRequest
-	11, // 39: understudy.admin.v1.Admin.ConfirmConfiguration:input_type -> understudy.admin.v1.ConfirmConfigurationRequest
-	12, // 40: understudy.admin.v1.Admin.RollBackConfiguration:input_type -> understudy.admin.v1.RollBackConfigurationRequest
-	13, // 41: understudy.admin.v1.Admin.ListServices:input_type -> understudy.admin.v1.ListServicesRequest
-	15, // 42: understudy.admin.v1.Admin.CreateService:input_type -> understudy.admin.v1.CreateServiceRequest
-	16, // 43: understudy.admin.v1.Admin.DeleteService:input_type -> understudy.admin.v1.DeleteServiceRequest
-	24, // 44: understudy.admin.v1.Admin.ListPairs:output_type -> understudy.admin.v1.ListPairsResponse
-	29, // 45: understudy.admin.v1.Admin.SwitchOver:output_type -> understudy.admin.v1.SwitchOverResponse
-	20, // 46: understudy.admin.v1.Admin.DrainServer:output_type -> understudy.admin.v1.ServerChange
-	20, // 47: understudy.admin.v1.Admin.FenceServer:output_type -> understudy.admin.v1.ServerChange
-	20, // 48: understudy.admin.v1.Admin.UndrainServer:output_type -> understudy.admin.v1.ServerChange
-	9,  // 49: understudy.admin.v1.Admin.CreateServer:output_type -> understudy.admin.v1.Plan
-	9,  // 50: understudy.admin.v1.Admin.DeleteServer:output_type -> understudy.admin.v1.Plan
-	31, // 51: understudy.admin.v1.Admin.ListFailovers:output_type -> understudy.admin.v1.ListFailoversResponse
-	34, // 52: understudy.admin.v1.Admin.WatchEvents:output_type -> understudy.admin.v1.Event
-	7,  // 53: understudy.admin.v1.Admin.GetConfiguration:output_type -> understudy.admin.v1.Configuration
-	9,  // 54: understudy.admin.v1.Admin.ApplyConfiguration:output_type -> understudy.admin.v1.Plan
-	7,  // 55: understudy.admin.v1.Admin.ConfirmConfiguration:output_type -> understudy.admin.v1.Configuration
-	7,  // 56: understudy.admin.v1.Admin.RollBackConfiguration:output_type -> understudy.admin.v1.Configuration
-	14, // 57: understudy.admin.v1.Admin.ListServices:output_type -> understudy.admin.v1.ListServicesResponse
-	9,  // 58: understudy.admin.v1.Admin.CreateService:output_type -> understudy.admin.v1.Plan
-	9,  // 59: understudy.admin.v1.Admin.DeleteService:output_type -> understudy.admin.v1.Plan
-	44, // [44:60] is the sub-list for method output_type
-	28, // [28:44] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	9,  // 0: understudy.admin.v1.ListSwitchesResponse.switches:type_name -> understudy.admin.v1.Switch
+	12, // 1: understudy.admin.v1.ListPeersResponse.peers:type_name -> understudy.admin.v1.Peer
+	15, // 2: understudy.admin.v1.Diagnosis.checks:type_name -> understudy.admin.v1.Check
+	4,  // 3: understudy.admin.v1.Check.result:type_name -> understudy.admin.v1.Check.Result
+	50, // 4: understudy.admin.v1.Configuration.time:type_name -> google.protobuf.Timestamp
+	50, // 5: understudy.admin.v1.Configuration.confirm_until:type_name -> google.protobuf.Timestamp
+	51, // 6: understudy.admin.v1.ApplyConfigurationRequest.confirm:type_name -> google.protobuf.Duration
+	25, // 7: understudy.admin.v1.Plan.changes:type_name -> understudy.admin.v1.Change
+	5,  // 8: understudy.admin.v1.Change.op:type_name -> understudy.admin.v1.Change.Op
+	42, // 9: understudy.admin.v1.ListServicesResponse.services:type_name -> understudy.admin.v1.Service
+	42, // 10: understudy.admin.v1.CreateServiceRequest.service:type_name -> understudy.admin.v1.Service
+	40, // 11: understudy.admin.v1.ServerChange.pair:type_name -> understudy.admin.v1.Pair
+	47, // 12: understudy.admin.v1.ServerChange.failover:type_name -> understudy.admin.v1.Failover
+	40, // 13: understudy.admin.v1.ListPairsResponse.pairs:type_name -> understudy.admin.v1.Pair
+	0,  // 14: understudy.admin.v1.Pair.state:type_name -> understudy.admin.v1.PairState
+	41, // 15: understudy.admin.v1.Pair.servers:type_name -> understudy.admin.v1.Server
+	42, // 16: understudy.admin.v1.Pair.services:type_name -> understudy.admin.v1.Service
+	1,  // 17: understudy.admin.v1.Server.role:type_name -> understudy.admin.v1.ServerRole
+	50, // 18: understudy.admin.v1.Server.last_heartbeat:type_name -> google.protobuf.Timestamp
+	2,  // 19: understudy.admin.v1.Server.admin_state:type_name -> understudy.admin.v1.AdminState
+	6,  // 20: understudy.admin.v1.Service.origin:type_name -> understudy.admin.v1.Service.Origin
+	47, // 21: understudy.admin.v1.SwitchOverResponse.failover:type_name -> understudy.admin.v1.Failover
+	47, // 22: understudy.admin.v1.ListFailoversResponse.failovers:type_name -> understudy.admin.v1.Failover
+	50, // 23: understudy.admin.v1.Failover.suspected:type_name -> google.protobuf.Timestamp
+	50, // 24: understudy.admin.v1.Failover.decided:type_name -> google.protobuf.Timestamp
+	50, // 25: understudy.admin.v1.Failover.written:type_name -> google.protobuf.Timestamp
+	50, // 26: understudy.admin.v1.Failover.released:type_name -> google.protobuf.Timestamp
+	51, // 27: understudy.admin.v1.Failover.decide_to_written:type_name -> google.protobuf.Duration
+	50, // 28: understudy.admin.v1.Event.time:type_name -> google.protobuf.Timestamp
+	3,  // 29: understudy.admin.v1.Event.type:type_name -> understudy.admin.v1.EventType
+	40, // 30: understudy.admin.v1.Event.pair:type_name -> understudy.admin.v1.Pair
+	47, // 31: understudy.admin.v1.Event.failover:type_name -> understudy.admin.v1.Failover
+	38, // 32: understudy.admin.v1.Admin.ListPairs:input_type -> understudy.admin.v1.ListPairsRequest
+	43, // 33: understudy.admin.v1.Admin.SwitchOver:input_type -> understudy.admin.v1.SwitchOverRequest
+	32, // 34: understudy.admin.v1.Admin.DrainServer:input_type -> understudy.admin.v1.DrainServerRequest
+	33, // 35: understudy.admin.v1.Admin.FenceServer:input_type -> understudy.admin.v1.FenceServerRequest
+	34, // 36: understudy.admin.v1.Admin.UndrainServer:input_type -> understudy.admin.v1.UndrainServerRequest
+	36, // 37: understudy.admin.v1.Admin.CreateServer:input_type -> understudy.admin.v1.CreateServerRequest
+	37, // 38: understudy.admin.v1.Admin.DeleteServer:input_type -> understudy.admin.v1.DeleteServerRequest
+	45, // 39: understudy.admin.v1.Admin.ListFailovers:input_type -> understudy.admin.v1.ListFailoversRequest
+	48, // 40: understudy.admin.v1.Admin.WatchEvents:input_type -> understudy.admin.v1.WatchEventsRequest
+	21, // 41: understudy.admin.v1.Admin.GetConfiguration:input_type -> understudy.admin.v1.GetConfigurationRequest
+	23, // 42: understudy.admin.v1.Admin.ApplyConfiguration:input_type -> understudy.admin.v1.ApplyConfigurationRequest
+	26, // 43: understudy.admin.v1.Admin.ConfirmConfiguration:input_type -> understudy.admin.v1.ConfirmConfigurationRequest
+	27, // 44: understudy.admin.v1.Admin.RollBackConfiguration:input_type -> understudy.admin.v1.RollBackConfigurationRequest
+	28, // 45: understudy.admin.v1.Admin.ListServices:input_type -> understudy.admin.v1.ListServicesRequest
+	30, // 46: understudy.admin.v1.Admin.CreateService:input_type -> understudy.admin.v1.CreateServiceRequest
+	31, // 47: understudy.admin.v1.Admin.DeleteService:input_type -> understudy.admin.v1.DeleteServiceRequest
+	7,  // 48: understudy.admin.v1.Admin.ListSwitches:input_type -> understudy.admin.v1.ListSwitchesRequest
+	10, // 49: understudy.admin.v1.Admin.ListPeers:input_type -> understudy.admin.v1.ListPeersRequest
+	38, // 50: understudy.admin.v1.Admin.WatchPairs:input_type -> understudy.admin.v1.ListPairsRequest
+	28, // 51: understudy.admin.v1.Admin.WatchServices:input_type -> understudy.admin.v1.ListServicesRequest
+	7,  // 52: understudy.admin.v1.Admin.WatchSwitches:input_type -> understudy.admin.v1.ListSwitchesRequest
+	10, // 53: understudy.admin.v1.Admin.WatchPeers:input_type -> understudy.admin.v1.ListPeersRequest
+	13, // 54: understudy.admin.v1.Admin.GetDiagnosis:input_type -> understudy.admin.v1.GetDiagnosisRequest
+	16, // 55: understudy.admin.v1.Admin.GetMetrics:input_type -> understudy.admin.v1.GetMetricsRequest
+	18, // 56: understudy.admin.v1.Admin.GetLogLevel:input_type -> understudy.admin.v1.GetLogLevelRequest
+	19, // 57: understudy.admin.v1.Admin.SetLogLevel:input_type -> understudy.admin.v1.SetLogLevelRequest
+	39, // 58: understudy.admin.v1.Admin.ListPairs:output_type -> understudy.admin.v1.ListPairsResponse
+	44, // 59: understudy.admin.v1.Admin.SwitchOver:output_type -> understudy.admin.v1.SwitchOverResponse
+	35, // 60: understudy.admin.v1.Admin.DrainServer:output_type -> understudy.admin.v1.ServerChange
+	35, // 61: understudy.admin.v1.Admin.FenceServer:output_type -> understudy.admin.v1.ServerChange
+	35, // 62: understudy.admin.v1.Admin.UndrainServer:output_type -> understudy.admin.v1.ServerChange
+	24, // 63: understudy.admin.v1.Admin.CreateServer:output_type -> understudy.admin.v1.Plan
+	24, // 64: understudy.admin.v1.Admin.DeleteServer:output_type -> understudy.admin.v1.Plan
+	46, // 65: understudy.admin.v1.Admin.ListFailovers:output_type -> understudy.admin.v1.ListFailoversResponse
+	49, // 66: understudy.admin.v1.Admin.WatchEvents:output_type -> understudy.admin.v1.Event
+	22, // 67: understudy.admin.v1.Admin.GetConfiguration:output_type -> understudy.admin.v1.Configuration
+	24, // 68: understudy.admin.v1.Admin.ApplyConfiguration:output_type -> understudy.admin.v1.Plan
+	22, // 69: understudy.admin.v1.Admin.ConfirmConfiguration:output_type -> understudy.admin.v1.Configuration
+	22, // 70: understudy.admin.v1.Admin.RollBackConfiguration:output_type -> understudy.admin.v1.Configuration
+	29, // 71: understudy.admin.v1.Admin.ListServices:output_type -> understudy.admin.v1.ListServicesResponse
+	24, // 72: understudy.admin.v1.Admin.CreateService:output_type -> understudy.admin.v1.Plan
+	24, // 73: understudy.admin.v1.Admin.DeleteService:output_type -> understudy.admin.v1.Plan
+	8,  // 74: understudy.admin.v1.Admin.ListSwitches:output_type -> understudy.admin.v1.ListSwitchesResponse
+	11, // 75: understudy.admin.v1.Admin.ListPeers:output_type -> understudy.admin.v1.ListPeersResponse
+	39, // 76: understudy.admin.v1.Admin.WatchPairs:output_type -> understudy.admin.v1.ListPairsResponse
+	29, // 77: understudy.admin.v1.Admin.WatchServices:output_type -> understudy.admin.v1.ListServicesResponse
+	8,  // 78: understudy.admin.v1.Admin.WatchSwitches:output_type -> understudy.admin.v1.ListSwitchesResponse
+	11, // 79: understudy.admin.v1.Admin.WatchPeers:output_type -> understudy.admin.v1.ListPeersResponse
+	14, // 80: understudy.admin.v1.Admin.GetDiagnosis:output_type -> understudy.admin.v1.Diagnosis
+	17, // 81: understudy.admin.v1.Admin.GetMetrics:output_type -> understudy.admin.v1.GetMetricsResponse
+	20, // 82: understudy.admin.v1.Admin.GetLogLevel:output_type -> understudy.admin.v1.LogLevel
+	20, // 83: understudy.admin.v1.Admin.SetLogLevel:output_type -> understudy.admin.v1.LogLevel
+	58, // [58:84] is the sub-list for method output_type
+	32, // [32:58] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2416,8 +3288,8 @@ func file_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   29,
+			NumEnums:      7,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,16 @@ const (
 	Admin_ListServices_FullMethodName          = "/understudy.admin.v1.Admin/ListServices"
 	Admin_CreateService_FullMethodName         = "/understudy.admin.v1.Admin/CreateService"
 	Admin_DeleteService_FullMethodName         = "/understudy.admin.v1.Admin/DeleteService"
+	Admin_ListSwitches_FullMethodName          = "/understudy.admin.v1.Admin/ListSwitches"
+	Admin_ListPeers_FullMethodName             = "/understudy.admin.v1.Admin/ListPeers"
+	Admin_WatchPairs_FullMethodName            = "/understudy.admin.v1.Admin/WatchPairs"
+	Admin_WatchServices_FullMethodName         = "/understudy.admin.v1.Admin/WatchServices"
+	Admin_WatchSwitches_FullMethodName         = "/understudy.admin.v1.Admin/WatchSwitches"
+	Admin_WatchPeers_FullMethodName            = "/understudy.admin.v1.Admin/WatchPeers"
+	Admin_GetDiagnosis_FullMethodName          = "/understudy.admin.v1.Admin/GetDiagnosis"
+	Admin_GetMetrics_FullMethodName            = "/understudy.admin.v1.Admin/GetMetrics"
+	Admin_GetLogLevel_FullMethodName           = "/understudy.admin.v1.Admin/GetLogLevel"
+	Admin_SetLogLevel_FullMethodName           = "/understudy.admin.v1.Admin/SetLogLevel"
 )
 
 // AdminClient is the client API for Admin service.
@@ -74,7 +84,8 @@ type AdminClient interface {
 	// ListFailovers returns what is remembered of past failovers, oldest first.
 	ListFailovers(ctx context.Context, in *ListFailoversRequest, opts ...grpc.CallOption) (*ListFailoversResponse, error)
 	// WatchEvents sends what happens from now on, beginning with one
-	// EVENT_TYPE_SNAPSHOT per pair.
+	// EVENT_TYPE_SNAPSHOT per pair; or, with after, with what has happened since.
+	// OUT_OF_RANGE when that is not remembered: watch anew, without after.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	// GetConfiguration says which configuration is in force.
 	GetConfiguration(ctx context.Context, in *GetConfigurationRequest, opts ...grpc.CallOption) (*Configuration, error)
@@ -97,6 +108,24 @@ type AdminClient interface {
 	// DeleteService removes a service that was made by CreateService. NOT_FOUND for
 	// one that was not.
 	DeleteService(ctx context.Context, in *DeleteServiceRequest, opts ...grpc.CallOption) (*Plan, error)
+	// ListSwitches returns the switches, and how the sessions with them are.
+	ListSwitches(ctx context.Context, in *ListSwitchesRequest, opts ...grpc.CallOption) (*ListSwitchesResponse, error)
+	// ListPeers returns the BGP peers; none without BGP.
+	ListPeers(ctx context.Context, in *ListPeersRequest, opts ...grpc.CallOption) (*ListPeersResponse, error)
+	// WatchPairs, and the others, send what ListPairs returns, now and whenever it is
+	// another one, heartbeats aside; not more often than ten times in a second.
+	WatchPairs(ctx context.Context, in *ListPairsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListPairsResponse], error)
+	WatchServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListServicesResponse], error)
+	WatchSwitches(ctx context.Context, in *ListSwitchesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListSwitchesResponse], error)
+	WatchPeers(ctx context.Context, in *ListPeersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListPeersResponse], error)
+	// GetDiagnosis walks the path of a service, and says what is wrong on it.
+	GetDiagnosis(ctx context.Context, in *GetDiagnosisRequest, opts ...grpc.CallOption) (*Diagnosis, error)
+	// GetMetrics returns what Prometheus would be told, in its text format.
+	GetMetrics(ctx context.Context, in *GetMetricsRequest, opts ...grpc.CallOption) (*GetMetricsResponse, error)
+	// GetLogLevel and SetLogLevel are about what the controller logs: "debug", "info",
+	// "warn" or "error". What is set is forgotten when the controller ends.
+	GetLogLevel(ctx context.Context, in *GetLogLevelRequest, opts ...grpc.CallOption) (*LogLevel, error)
+	SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*LogLevel, error)
 }
 
 type adminClient struct {
@@ -276,6 +305,142 @@ func (c *adminClient) DeleteService(ctx context.Context, in *DeleteServiceReques
 	return out, nil
 }
 
+func (c *adminClient) ListSwitches(ctx context.Context, in *ListSwitchesRequest, opts ...grpc.CallOption) (*ListSwitchesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSwitchesResponse)
+	err := c.cc.Invoke(ctx, Admin_ListSwitches_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListPeers(ctx context.Context, in *ListPeersRequest, opts ...grpc.CallOption) (*ListPeersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPeersResponse)
+	err := c.cc.Invoke(ctx, Admin_ListPeers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) WatchPairs(ctx context.Context, in *ListPairsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListPairsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_WatchPairs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListPairsRequest, ListPairsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchPairsClient = grpc.ServerStreamingClient[ListPairsResponse]
+
+func (c *adminClient) WatchServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListServicesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_WatchServices_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListServicesRequest, ListServicesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchServicesClient = grpc.ServerStreamingClient[ListServicesResponse]
+
+func (c *adminClient) WatchSwitches(ctx context.Context, in *ListSwitchesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListSwitchesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_WatchSwitches_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListSwitchesRequest, ListSwitchesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchSwitchesClient = grpc.ServerStreamingClient[ListSwitchesResponse]
+
+func (c *adminClient) WatchPeers(ctx context.Context, in *ListPeersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListPeersResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[4], Admin_WatchPeers_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListPeersRequest, ListPeersResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchPeersClient = grpc.ServerStreamingClient[ListPeersResponse]
+
+func (c *adminClient) GetDiagnosis(ctx context.Context, in *GetDiagnosisRequest, opts ...grpc.CallOption) (*Diagnosis, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Diagnosis)
+	err := c.cc.Invoke(ctx, Admin_GetDiagnosis_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) GetMetrics(ctx context.Context, in *GetMetricsRequest, opts ...grpc.CallOption) (*GetMetricsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMetricsResponse)
+	err := c.cc.Invoke(ctx, Admin_GetMetrics_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) GetLogLevel(ctx context.Context, in *GetLogLevelRequest, opts ...grpc.CallOption) (*LogLevel, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LogLevel)
+	err := c.cc.Invoke(ctx, Admin_GetLogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*LogLevel, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LogLevel)
+	err := c.cc.Invoke(ctx, Admin_SetLogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -309,7 +474,8 @@ type AdminServer interface {
 	// ListFailovers returns what is remembered of past failovers, oldest first.
 	ListFailovers(context.Context, *ListFailoversRequest) (*ListFailoversResponse, error)
 	// WatchEvents sends what happens from now on, beginning with one
-	// EVENT_TYPE_SNAPSHOT per pair.
+	// EVENT_TYPE_SNAPSHOT per pair; or, with after, with what has happened since.
+	// OUT_OF_RANGE when that is not remembered: watch anew, without after.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[Event]) error
 	// GetConfiguration says which configuration is in force.
 	GetConfiguration(context.Context, *GetConfigurationRequest) (*Configuration, error)
@@ -332,6 +498,24 @@ type AdminServer interface {
 	// DeleteService removes a service that was made by CreateService. NOT_FOUND for
 	// one that was not.
 	DeleteService(context.Context, *DeleteServiceRequest) (*Plan, error)
+	// ListSwitches returns the switches, and how the sessions with them are.
+	ListSwitches(context.Context, *ListSwitchesRequest) (*ListSwitchesResponse, error)
+	// ListPeers returns the BGP peers; none without BGP.
+	ListPeers(context.Context, *ListPeersRequest) (*ListPeersResponse, error)
+	// WatchPairs, and the others, send what ListPairs returns, now and whenever it is
+	// another one, heartbeats aside; not more often than ten times in a second.
+	WatchPairs(*ListPairsRequest, grpc.ServerStreamingServer[ListPairsResponse]) error
+	WatchServices(*ListServicesRequest, grpc.ServerStreamingServer[ListServicesResponse]) error
+	WatchSwitches(*ListSwitchesRequest, grpc.ServerStreamingServer[ListSwitchesResponse]) error
+	WatchPeers(*ListPeersRequest, grpc.ServerStreamingServer[ListPeersResponse]) error
+	// GetDiagnosis walks the path of a service, and says what is wrong on it.
+	GetDiagnosis(context.Context, *GetDiagnosisRequest) (*Diagnosis, error)
+	// GetMetrics returns what Prometheus would be told, in its text format.
+	GetMetrics(context.Context, *GetMetricsRequest) (*GetMetricsResponse, error)
+	// GetLogLevel and SetLogLevel are about what the controller logs: "debug", "info",
+	// "warn" or "error". What is set is forgotten when the controller ends.
+	GetLogLevel(context.Context, *GetLogLevelRequest) (*LogLevel, error)
+	SetLogLevel(context.Context, *SetLogLevelRequest) (*LogLevel, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -389,6 +573,36 @@ func (UnimplementedAdminServer) CreateService(context.Context, *CreateServiceReq
 }
 func (UnimplementedAdminServer) DeleteService(context.Context, *DeleteServiceRequest) (*Plan, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteService not implemented")
+}
+func (UnimplementedAdminServer) ListSwitches(context.Context, *ListSwitchesRequest) (*ListSwitchesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSwitches not implemented")
+}
+func (UnimplementedAdminServer) ListPeers(context.Context, *ListPeersRequest) (*ListPeersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPeers not implemented")
+}
+func (UnimplementedAdminServer) WatchPairs(*ListPairsRequest, grpc.ServerStreamingServer[ListPairsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchPairs not implemented")
+}
+func (UnimplementedAdminServer) WatchServices(*ListServicesRequest, grpc.ServerStreamingServer[ListServicesResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchServices not implemented")
+}
+func (UnimplementedAdminServer) WatchSwitches(*ListSwitchesRequest, grpc.ServerStreamingServer[ListSwitchesResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchSwitches not implemented")
+}
+func (UnimplementedAdminServer) WatchPeers(*ListPeersRequest, grpc.ServerStreamingServer[ListPeersResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchPeers not implemented")
+}
+func (UnimplementedAdminServer) GetDiagnosis(context.Context, *GetDiagnosisRequest) (*Diagnosis, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetDiagnosis not implemented")
+}
+func (UnimplementedAdminServer) GetMetrics(context.Context, *GetMetricsRequest) (*GetMetricsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMetrics not implemented")
+}
+func (UnimplementedAdminServer) GetLogLevel(context.Context, *GetLogLevelRequest) (*LogLevel, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLogLevel not implemented")
+}
+func (UnimplementedAdminServer) SetLogLevel(context.Context, *SetLogLevelRequest) (*LogLevel, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLogLevel not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -692,6 +906,158 @@ func _Admin_DeleteService_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ListSwitches_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSwitchesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListSwitches(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListSwitches_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListSwitches(ctx, req.(*ListSwitchesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListPeers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPeersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListPeers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListPeers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListPeers(ctx, req.(*ListPeersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_WatchPairs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListPairsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).WatchPairs(m, &grpc.GenericServerStream[ListPairsRequest, ListPairsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchPairsServer = grpc.ServerStreamingServer[ListPairsResponse]
+
+func _Admin_WatchServices_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListServicesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).WatchServices(m, &grpc.GenericServerStream[ListServicesRequest, ListServicesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchServicesServer = grpc.ServerStreamingServer[ListServicesResponse]
+
+func _Admin_WatchSwitches_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListSwitchesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).WatchSwitches(m, &grpc.GenericServerStream[ListSwitchesRequest, ListSwitchesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchSwitchesServer = grpc.ServerStreamingServer[ListSwitchesResponse]
+
+func _Admin_WatchPeers_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListPeersRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).WatchPeers(m, &grpc.GenericServerStream[ListPeersRequest, ListPeersResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_WatchPeersServer = grpc.ServerStreamingServer[ListPeersResponse]
+
+func _Admin_GetDiagnosis_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetDiagnosisRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetDiagnosis(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetDiagnosis_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetDiagnosis(ctx, req.(*GetDiagnosisRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_GetMetrics_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMetricsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetMetrics(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetMetrics_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetMetrics(ctx, req.(*GetMetricsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_GetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetLogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetLogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetLogLevel(ctx, req.(*GetLogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_SetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).SetLogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_SetLogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).SetLogLevel(ctx, req.(*SetLogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -759,11 +1125,55 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DeleteService",
 			Handler:    _Admin_DeleteService_Handler,
 		},
+		{
+			MethodName: "ListSwitches",
+			Handler:    _Admin_ListSwitches_Handler,
+		},
+		{
+			MethodName: "ListPeers",
+			Handler:    _Admin_ListPeers_Handler,
+		},
+		{
+			MethodName: "GetDiagnosis",
+			Handler:    _Admin_GetDiagnosis_Handler,
+		},
+		{
+			MethodName: "GetMetrics",
+			Handler:    _Admin_GetMetrics_Handler,
+		},
+		{
+			MethodName: "GetLogLevel",
+			Handler:    _Admin_GetLogLevel_Handler,
+		},
+		{
+			MethodName: "SetLogLevel",
+			Handler:    _Admin_SetLogLevel_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "WatchEvents",
 			Handler:       _Admin_WatchEvents_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchPairs",
+			Handler:       _Admin_WatchPairs_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchServices",
+			Handler:       _Admin_WatchServices_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchSwitches",
+			Handler:       _Admin_WatchSwitches_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchPeers",
+			Handler:       _Admin_WatchPeers_Handler,
 			ServerStreams: true,
 		},
 	},
