@@ -23,6 +23,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	switchv1 "github.com/understudy-net/understudy/api/switch/v1"
 	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/internal/version"
 	"github.com/understudy-net/understudy/p4/softswitch"
@@ -56,6 +57,7 @@ type options struct {
 	noP4       bool
 	logLevel   string
 	faults     bool
+	trace      bool
 	tls        tlsOptions
 }
 
@@ -96,7 +98,10 @@ SIGUSR1 logs what the ports have done so far; SIGINT and SIGTERM end it.`,
 	f.StringVar(&o.tls.key, "grpc-server-key", "", "private key `FILE` of the server, PEM")
 	f.StringVar(&o.tls.ca, "grpc-server-cacert", "", "`FILE` of the authorities that sign clients' certificates, PEM")
 	f.BoolVar(&o.tls.clients, "grpc-server-with-client-auth", false, "let only clients in that have a certificate of --grpc-server-cacert")
+	f.BoolVar(&o.trace, "trace", false, "write to standard error what each packet meets; slow")
 	f.BoolVar(&o.faults, "enable-fault-injection", false, "serve understudy.switchfault.v1.Faults too, for tests")
+	cmd.AddCommand(traceCommand())
+	cmd.CompletionOptions.DisableDefaultCmd = true
 	return cmd
 }
 
@@ -113,6 +118,9 @@ func run(ctx context.Context, o options, args []string) error {
 	latency.Prepare()
 	cfg := softswitch.Config{DeviceID: o.deviceID, CPUPort: o.cpuPort, DropPort: o.dropPort,
 		FaultInjection: o.faults, TLS: secure, Log: log}
+	if o.trace {
+		cfg.Trace = func(t *switchv1.PacketTrace) { io.WriteString(os.Stderr, softswitch.FormatTrace(t)) }
+	}
 
 	switch {
 	case len(args) == 1 && o.noP4:

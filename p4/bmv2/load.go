@@ -125,6 +125,14 @@ type jsonSource struct {
 	Fragment string `json:"source_fragment"`
 }
 
+// String returns file, line and statement, or nothing if they are not known.
+func (s *jsonSource) String() string {
+	if s == nil || s.Fragment == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: %s", s.Filename, s.Line, s.Fragment)
+}
+
 type jsonRoot struct {
 	Program     string            `json:"program"`
 	Meta        *jsonMeta         `json:"__meta__"`
@@ -657,9 +665,7 @@ func (l *loader) primitive(at scope, raw json.RawMessage, a *Action) (*Primitive
 	}
 	at = at.in("op", j.Op)
 	p := &Primitive{Op: j.Op}
-	if j.Source != nil && j.Source.Fragment != "" {
-		p.Source = fmt.Sprintf("%s:%d: %s", j.Source.Filename, j.Source.Line, j.Source.Fragment)
-	}
+	p.Source = j.Source.String()
 	for i, rawArg := range j.Parameters {
 		e, err := l.expr(at.at("argument", i), rawArg, exprContext{action: a, objects: true}, 0)
 		if err != nil {

@@ -121,7 +121,7 @@ func (l *loader) pipeline(at scope, raw json.RawMessage) error {
 		}
 	}
 	for i := range j.Conditionals {
-		c := &Conditional{Name: j.Conditionals[i].Name}
+		c := &Conditional{Name: j.Conditionals[i].Name, Source: j.Conditionals[i].Source.String()}
 		p.Conditionals = append(p.Conditionals, c)
 		if err := put(at, &nodes, "node", c.Name, Node(c)); err != nil {
 			return err

@@ -544,6 +544,8 @@ type Conditional struct {
 	Name        string
 	Cond        Expr // Bool
 	True, False Node
+	// Source is the P4 condition that it was compiled from; it may be empty.
+	Source string
 }
 
 // NodeName implements Node.

@@ -349,7 +349,11 @@ func count(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 	if err != nil {
 		return nil, err
 	}
-	return func(c *Context) { ctr.count(idx(c), c.IngressLength) }, nil
+	return func(c *Context) {
+		if !c.dry {
+			ctr.count(idx(c), c.IngressLength)
+		}
+	}, nil
 }
 
 func hash(b *Builder, args []bmv2.Expr) (func(*Context), error) {

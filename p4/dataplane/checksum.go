@@ -11,6 +11,7 @@ import (
 )
 
 type checksum struct {
+	name   string   // of the field
 	cond   evalBool // nil: always
 	valid  int      // slot: whether the target's header is valid
 	target Field
@@ -20,7 +21,7 @@ type checksum struct {
 func (b *Builder) checksum(c *bmv2.Checksum) (*checksum, error) {
 	h := b.e.layout.headers[c.Target.Header.Index]
 	l := b.loc(c.Target)
-	k := &checksum{valid: h.valid, target: Field{slot: l.slot + 1, mask: l.mask()}}
+	k := &checksum{name: c.Target.String(), valid: h.valid, target: Field{slot: l.slot + 1, mask: l.mask()}}
 	var err error
 	if c.Cond != nil {
 		if k.cond, err = b.boolean(c.Cond); err != nil {
@@ -39,6 +40,9 @@ func (e *Engine) VerifyChecksums(c *Context) {
 		}
 		if k.calc(c)&k.target.mask != k.target.Get(c) {
 			c.ChecksumError = true
+			if c.tracer != nil {
+				c.Trace(&Step{Kind: StepChecksum, Name: k.name})
+			}
 		}
 	}
 }

@@ -34,6 +34,7 @@ type Context struct {
 	time    int64      // see Now
 	holds   bool       // the lock over shared registers
 	tracer  Tracer     // nil: none
+	dry     bool       // see SetDry
 	key     []byte     // scratch for lookups
 	scratch []byte     // scratch for hashes
 	rng     uint64
@@ -95,8 +96,16 @@ func (c *Context) CopyFrom(src *Context) {
 	c.ParserError, c.ChecksumError, c.Exit = src.ParserError, src.ChecksumError, false
 	c.args, c.time = &noArgs, src.time
 	c.Failed, c.Arch = false, ArchRegisters{}
-	c.tracer = src.tracer
+	c.tracer, c.dry = src.tracer, src.dry
 }
+
+// SetDry makes the packets of c, and copies of them (CopyFrom), leave no trace: nothing
+// is counted or written to a register, and meters tell a colour without giving tokens.
+// It stays through Reset.
+func (c *Context) SetDry(dry bool) { c.dry = dry }
+
+// Dry tells whether SetDry was called.
+func (c *Context) Dry() bool { return c.dry }
 
 // Payload returns what follows the parsed headers.
 func (c *Context) Payload() []byte { return c.payload }

@@ -129,24 +129,41 @@ func (m *MeterCell) set(c *MeterConfig, now int64) error {
 func (m *MeterCell) mark(now int64, size uint64, length int) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	color := uint64(Green)
+	color := m.color(now, size)
 	if m.config != nil {
-		m.tc.fill(now)
-		m.tp.fill(now)
-		switch {
-		case m.tp.tokens < size:
-			color = Red
-		case m.tc.tokens < size:
-			color = Yellow
+		if color != Red {
 			m.tp.tokens -= size
-		default:
-			m.tp.tokens -= size
+		}
+		if color == Green {
 			m.tc.tokens -= size
 		}
 	}
 	m.counts[color].Packets++
 	m.counts[color].Bytes += uint64(length)
 	return color
+}
+
+// peek returns what mark would.
+func (m *MeterCell) peek(now int64, size uint64) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.color(now, size)
+}
+
+// color fills the buckets and looks at them; m.mu is held.
+func (m *MeterCell) color(now int64, size uint64) uint64 {
+	if m.config == nil {
+		return Green
+	}
+	m.tc.fill(now)
+	m.tp.fill(now)
+	switch {
+	case m.tp.tokens < size:
+		return Red
+	case m.tc.tokens < size:
+		return Yellow
+	}
+	return Green
 }
 
 // markConfigured is mark if the meter is configured.
@@ -208,7 +225,11 @@ func executeMeter(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 	return func(c *Context) {
 		// Like bmv2, leave the field alone if the index is out of range.
 		if i := idx(c); i < uint64(len(m.cells)) {
-			set(c, m.cells[i].mark(c.Now(), measure(m.def, c), c.IngressLength))
+			if c.dry {
+				set(c, m.cells[i].peek(c.Now(), measure(m.def, c)))
+			} else {
+				set(c, m.cells[i].mark(c.Now(), measure(m.def, c), c.IngressLength))
+			}
 		}
 	}, nil
 }

@@ -60,7 +60,7 @@ func (b *Builder) pipeline(p *bmv2.Pipeline) (*Pipeline, error) {
 		nodes[t] = &node{name: t.Name}
 	}
 	for _, c := range p.Conditionals {
-		nodes[c] = &node{name: c.Name}
+		nodes[c] = &node{name: c.Name, source: c.Source}
 	}
 	for _, c := range p.ActionCalls {
 		nodes[c] = &node{name: c.Name}
@@ -98,6 +98,7 @@ func (b *Builder) pipeline(p *bmv2.Pipeline) (*Pipeline, error) {
 func (b *Builder) table(def *bmv2.Table, find func(bmv2.Node) *node) (*Table, error) {
 	t := &Table{
 		def:      def,
+		accounts: def.WithCounters || def.WithTimeout || def.Meter != nil,
 		hitMiss:  def.HitMiss,
 		nextHit:  find(def.NextHit),
 		nextMiss: find(def.NextMiss),

@@ -261,7 +261,7 @@ func registerWrite(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 		}
 		put := storeWide(r.def.Width, v)
 		op = func(c *Context) {
-			if w := r.cell(idx(c)); w != nil {
+			if w := r.cell(idx(c)); w != nil && !c.dry {
 				put(c, w)
 			}
 		}
@@ -271,7 +271,7 @@ func registerWrite(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 			return nil, err
 		}
 		op = func(c *Context) {
-			if i := idx(c); i < uint64(len(r.cells)) {
+			if i := idx(c); i < uint64(len(r.cells)) && !c.dry {
 				r.cells[i] = v(c) & r.mask
 			}
 		}

@@ -29,7 +29,8 @@ type Table struct {
 	actions  []*boundAction
 	keys     []keyPart
 	keyBytes int
-	lpm      int // index of the lpm key element
+	lpm      int  // index of the lpm key element
+	accounts bool // it has counters, timeouts or a meter
 	hitMiss  bool
 	nextHit  *node
 	nextMiss *node
@@ -741,26 +742,15 @@ func (t *Table) choose(c *Context, e *Entry) (*Bound, *MemberAction) {
 	if e != nil {
 		b = e.bound.Load()
 	}
-	if b.refers() {
+	if b.act == nil && b.refers() {
 		return b, t.resolve(c, b)
 	}
 	return b, nil
 }
 
-// execute does what an entry, or a miss if it is nil, brings about, and runs what was
-// chosen.
-func (t *Table) execute(c *Context, e *Entry, b *Bound, m *MemberAction) *node {
-	if e != nil {
-		if t.def.WithCounters {
-			e.count.add(c.IngressLength)
-		}
-		if t.def.WithTimeout {
-			e.hit.Store(c.Now())
-		}
-		if e.meter != nil {
-			t.meterTarget.Set(c, e.meter.mark(c.Now(), measure(t.def.Meter, c), c.IngressLength))
-		}
-	} else {
+// account counts, times and marks the packet, for entry e or, if that is nil, a miss.
+func (t *Table) account(c *Context, e *Entry) {
+	if e == nil {
 		if t.def.WithCounters {
 			t.misses.add(c.IngressLength)
 		}
@@ -769,18 +759,51 @@ func (t *Table) execute(c *Context, e *Entry, b *Bound, m *MemberAction) *node {
 				t.meterTarget.Set(c, color)
 			}
 		}
+		return
+	}
+	if t.def.WithCounters {
+		e.count.add(c.IngressLength)
+	}
+	if t.def.WithTimeout {
+		e.hit.Store(c.Now())
+	}
+	if e.meter != nil {
+		t.meterTarget.Set(c, e.meter.mark(c.Now(), measure(t.def.Meter, c), c.IngressLength))
+	}
+}
+
+// accountDry is account for a packet that leaves no trace.
+func (t *Table) accountDry(c *Context, e *Entry) {
+	switch {
+	case t.def.Meter == nil:
+	case e != nil:
+		t.meterTarget.Set(c, e.meter.peek(c.Now(), measure(t.def.Meter, c)))
+	case t.missMeter.Config() != nil:
+		t.meterTarget.Set(c, t.missMeter.peek(c.Now(), measure(t.def.Meter, c)))
+	}
+}
+
+// execute does what an entry, or a miss if it is nil, brings about, and runs what was
+// chosen.
+func (t *Table) execute(c *Context, e *Entry, b *Bound, m *MemberAction) *node {
+	if t.accounts {
+		if c.dry {
+			t.accountDry(c, e)
+		} else {
+			t.account(c, e)
+		}
 	}
 	next := b.next
 	switch {
+	case b.act != nil:
+		c.args = &b.args
+		b.act.run(c)
 	case m != nil:
 		c.args = &m.args
 		m.act.run(c)
 		next = t.nextOf[m.act.index]
 	case b.refers(): // an empty group runs nothing
 		next = t.noAction.next
-	case b.act != nil:
-		c.args = &b.args
-		b.act.run(c)
 	}
 	if t.hitMiss {
 		if e != nil {

@@ -2,7 +2,11 @@
 
 package dataplane
 
-import "github.com/understudy-net/understudy/p4/bmv2"
+import (
+	"strings"
+
+	"github.com/understudy-net/understudy/p4/bmv2"
+)
 
 // StepKind says what a Step is about.
 type StepKind uint8
@@ -42,7 +46,9 @@ type Step struct {
 	Member *MemberAction
 	Action *bmv2.Action // a table's action; nil: none
 	Args   [][]byte     // its arguments
-	Source string       // the P4 source of a condition or of a drop, if it is known
+	// Source is the P4 source of a condition, of a drop, or of the action of a table
+	// without a key, if it is known.
+	Source string
 }
 
 // A KeyValue is one element of a table's key.
@@ -135,9 +141,23 @@ func (t *Table) applyTraced(c *Context) *node {
 	case b.act != nil:
 		s.Action, s.Args = b.act.def, b.Args
 	}
+	if len(t.keys) == 0 && s.Action != nil {
+		s.Source = sourceOf(s.Action)
+	}
 	next := t.execute(c, s.Entry, b, m)
 	c.Trace(s)
 	return next
+}
+
+// sourceOf returns the statements that an action was compiled from.
+func sourceOf(a *bmv2.Action) string {
+	var list []string
+	for _, p := range a.Primitives {
+		if p.Source != "" && (len(list) == 0 || list[len(list)-1] != p.Source) {
+			list = append(list, p.Source)
+		}
+	}
+	return strings.Join(list, "; ")
 }
 
 // name is how the control plane knows the key element, or else how the program does.

@@ -30,6 +30,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	switchv1 "github.com/understudy-net/understudy/api/switch/v1"
 	faultv1 "github.com/understudy-net/understudy/api/switchfault/v1"
 	"github.com/understudy-net/understudy/internal/gnmiserver"
 	"github.com/understudy-net/understudy/p4/v1model"
@@ -54,6 +55,9 @@ type Config struct {
 	TLS *tls.Config
 	// FaultInjection serves understudy.switchfault.v1.Faults as well.
 	FaultInjection bool
+	// Trace, if not nil, is called with the trace of every packet, by the goroutine that
+	// forwarded it, after it has. The switch becomes much slower.
+	Trace func(*switchv1.PacketTrace)
 	// Log receives what an operator may want to know; nil is silence.
 	Log *slog.Logger
 }
@@ -87,6 +91,8 @@ type Switch struct {
 	stopping chan struct{}
 
 	interfaces gnmiserver.Tree // what gNMI shows of the ports
+
+	tracing tracing
 
 	timersChanged chan struct{} // 1: watchTimers has to look again
 
@@ -168,6 +174,9 @@ func New(cfg Config) (*Switch, error) {
 	if cfg.FaultInjection {
 		s.faults = newFaults()
 	}
+	if cfg.Trace != nil {
+		s.tracing.add(&traceWatch{tell: cfg.Trace})
+	}
 	if cfg.Pipeline != nil {
 		p, err := newPipeline(cfg.Pipeline, s.environment())
 		if err != nil {
@@ -222,6 +231,7 @@ func (s *Switch) Run(ctx context.Context) error {
 	}
 	srv := grpc.NewServer(options...)
 	p4v1.RegisterP4RuntimeServer(srv, s)
+	switchv1.RegisterTracesServer(srv, tracer{s: s})
 	if s.faults != nil {
 		faultv1.RegisterFaultsServer(srv, s.faults)
 	}
@@ -274,6 +284,7 @@ type forwarder struct {
 	inLen int
 	off   *Offload
 	out   Offload
+	trace *traceBuilder // nil: nobody wants to hear of it
 }
 
 func (s *Switch) newForwarder() *forwarder {
@@ -302,6 +313,17 @@ func (f *forwarder) forward(in uint16, frame []byte, off *Offload) {
 	}
 	f.pipe = p
 	f.in, f.inLen, f.off = in, len(frame), off
+	if f.s.tracing.watches.Load() != nil {
+		if listeners := f.s.tracing.listeners(in); listeners != nil {
+			f.forwardTraced(p, in, frame, listeners)
+			return
+		}
+	}
+	f.process(in, frame)
+}
+
+// process takes the frame in work through the pipeline.
+func (f *forwarder) process(in uint16, frame []byte) {
 	f.w.Begin()
 	f.w.Process(in, frame, f.emit)
 	f.w.End()
@@ -310,7 +332,16 @@ func (f *forwarder) forward(in uint16, frame []byte, off *Offload) {
 // send is what happens to one frame that leaves the pipeline.
 func (f *forwarder) send(frame *v1model.Frame) {
 	s := f.s
+	if f.trace != nil {
+		f.trace.leave(frame)
+		if reason := s.lost(frame.Port); reason != "" {
+			f.trace.drop(reason)
+		}
+	}
 	if s.faults != nil && frame.Replica && s.faults.drop(frame.Port) {
+		if f.trace != nil {
+			f.trace.drop("fault injection loses it")
+		}
 		return
 	}
 	if frame.Port == s.cfg.CPUPort && s.cfg.CPUPort != 0 {
@@ -327,6 +358,25 @@ func (f *forwarder) send(frame *v1model.Frame) {
 	}
 	p := s.ports[frame.Port]
 	p.stats.sent(frame.Data, p.Link.Send(f.tx, frame.Data, f.offload(frame)))
+}
+
+// lost tells why a frame for a port goes nowhere, as far as that is known; empty: it
+// does not.
+func (s *Switch) lost(n uint16) string {
+	switch {
+	case n == s.cfg.CPUPort && n != 0:
+		for _, c := range s.arbiter.primaries() {
+			if c.access.packetIns() {
+				return ""
+			}
+		}
+		return "no controller takes packet-ins"
+	case int(n) >= len(s.ports) || s.ports[n] == nil:
+		return fmt.Sprintf("there is no port %d", n)
+	case s.ports[n].down.Load():
+		return fmt.Sprintf("port %d is down", n)
+	}
+	return ""
 }
 
 // offload says what the kernel still has to do to the frame: what it would have

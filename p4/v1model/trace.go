@@ -30,6 +30,15 @@ func (w *Worker) SetTracer(tell func(*dataplane.Step)) {
 	}
 }
 
+// SetDry makes the packets that the Worker processes from now on leave no trace in the
+// switch, as dataplane.Context.SetDry says; digests are not sent.
+func (w *Worker) SetDry(dry bool) {
+	w.dry = dry
+	for _, c := range []*dataplane.Context{w.in, w.copy, w.clone} {
+		c.SetDry(dry)
+	}
+}
+
 // Trace processes one frame as Process does, and returns all steps of it.
 func (s *Switch) Trace(port uint16, frame []byte, emit func(port uint16, data []byte)) []*dataplane.Step {
 	var steps []*dataplane.Step
@@ -54,6 +63,9 @@ func (w *Worker) follow(c *dataplane.Context, step *dataplane.Step) {
 			t.cause = "set by table " + step.Name
 			if step.Action != nil && step.Action.Name != step.Name {
 				t.cause = fmt.Sprintf("set by action %s of table %s", step.Action.Name, step.Name)
+			}
+			if step.Source != "" {
+				t.cause = "set at " + step.Source
 			}
 		}
 		t.set = drop

@@ -44,6 +44,7 @@ type Worker struct {
 	spare  []pending // for use in queue
 	passes int
 	trace  trace
+	dry    bool // see SetDry
 	// busy is odd while a packet is in work, see Barrier.
 	busy atomic.Uint64
 	_    [64]byte
@@ -161,6 +162,7 @@ func (w *Worker) wait() *pending {
 		p.c = w.s.engine.NewContext()
 	}
 	p.c.SetTracer(w.trace.tracer())
+	p.c.SetDry(w.dry)
 	p.from = nil
 	w.queue = append(w.queue, p)
 	return &w.queue[len(w.queue)-1]
@@ -218,6 +220,9 @@ func (w *Worker) ingress(c *dataplane.Context, port uint16, frame []byte) {
 				w.trace.drop("there is no multicast group %d", id)
 			}
 			return
+		}
+		if len(g.Replicas) == 0 && w.trace.on() {
+			w.trace.drop("multicast group %d has no replicas", id)
 		}
 		std.instanceType.Set(c, InstanceReplication)
 		for i := range g.Replicas {
@@ -379,7 +384,9 @@ func (w *Worker) recirculate(c *dataplane.Context, list uint64, data []byte) {
 
 // failed drops a packet for which an assert or assume did not hold.
 func (w *Worker) failed() {
-	w.s.failures.Add(1)
+	if !w.dry {
+		w.s.failures.Add(1)
+	}
 	w.trace.drop("an assert or assume of the program does not hold")
 }
 
@@ -409,7 +416,7 @@ func (w *Worker) sendDigest(c *dataplane.Context, id uint64) {
 		return
 	}
 	w.trace.step(&dataplane.Step{Kind: dataplane.StepDigest, Name: l.Def().Name})
-	if w.s.digest == nil {
+	if w.s.digest == nil || w.dry {
 		return
 	}
 	w.digest = l.Append(c, w.digest[:0])
