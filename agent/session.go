@@ -35,29 +35,36 @@ const (
 	sessionQueue  = 256
 	sessionWindow = 1 << 16 // bytes that the controller may send before they are read
 	redialMin     = 20 * time.Millisecond
-	redialMax     = time.Second
+	redialMax     = 300 * time.Millisecond
 )
 
-// keepSession opens a session, and another one when it ends, until ctx ends.
+// keepSession opens a session, and another one when it ends, until ctx ends. Of several
+// controllers only the one in charge keeps a session: the others refuse it, and the next
+// one is tried.
 func (a *Agent) keepSession(ctx context.Context) error {
 	creds := a.cfg.Credentials
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	cc, err := grpc.NewClient(a.cfg.Controller,
-		grpc.WithTransportCredentials(creds),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}),
-		// Windows of its own choice let gRPC measure the path, with a ping for nearly
-		// every message.
-		grpc.WithStaticStreamWindowSize(sessionWindow),
-		grpc.WithStaticConnWindowSize(sessionWindow))
-	if err != nil {
-		return fmt.Errorf("controller %q: %w", a.cfg.Controller, err)
+	var controllers []*grpc.ClientConn
+	for address := range strings.SplitSeq(a.cfg.Controller, ",") {
+		cc, err := grpc.NewClient(strings.TrimSpace(address),
+			grpc.WithTransportCredentials(creds),
+			grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}),
+			// Windows of its own choice let gRPC measure the path, with a ping for nearly
+			// every message.
+			grpc.WithStaticStreamWindowSize(sessionWindow),
+			grpc.WithStaticConnWindowSize(sessionWindow))
+		if err != nil {
+			return fmt.Errorf("controller %q: %w", address, err)
+		}
+		defer cc.Close()
+		controllers = append(controllers, cc)
 	}
-	defer cc.Close()
 	wait := redialMin
-	refused := "" // why, the last time
-	for ctx.Err() == nil {
+	refused := map[string]string{} // why, the last time
+	for i := 0; ctx.Err() == nil; i++ {
+		cc := controllers[i%len(controllers)]
 		began := time.Now()
 		err := a.runSession(ctx, agentv1.NewAgentControlClient(cc))
 		if ctx.Err() != nil {
@@ -66,17 +73,22 @@ func (a *Agent) keepSession(ctx context.Context) error {
 		if time.Since(began) > redialMax {
 			wait = redialMin
 		}
-		if text := refusal(err); text != "" && text != refused {
-			a.log.Error("the controller refuses this agent", "controller", a.cfg.Controller, "reason", text)
+		if text := refusal(err); text != refused[cc.Target()] {
+			refused[cc.Target()] = text
+			if text != "" {
+				a.log.Error("the controller refuses this agent", "controller", cc.Target(), "reason", text)
+			}
 		}
-		refused = refusal(err)
-		a.log.Debug("session", "error", err, "again in", wait)
+		a.log.Debug("session", "controller", cc.Target(), "error", err, "again in", wait)
+		cc.ResetConnectBackoff()
+		if i%len(controllers) < len(controllers)-1 {
+			continue // the next one may be in charge
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, redialMax)
-		cc.ResetConnectBackoff()
 	}
 	return nil
 }

@@ -146,9 +146,9 @@ func (l *loop) Watch(ctx context.Context, name string, after uint64) (<-chan *ad
 	return w.ch, stop, nil
 }
 
-// tell is false if the watcher is too slow.
+// tell is false if the watcher is too slow. An event of no pair is for everybody.
 func (w *watcher) tell(e *adminv1.Event) bool {
-	if w.pair != "" && w.pair != e.GetPair().GetName() {
+	if w.pair != "" && e.GetPair() != nil && w.pair != e.GetPair().GetName() {
 		return true
 	}
 	select {
@@ -191,6 +191,11 @@ func (l *loop) notify(p *pair, now time.Time, n failover.Notify) {
 	if n.Kind == failover.FailedOver {
 		e.Failover = p.last.proto()
 	}
+	l.share(e)
+}
+
+// share remembers an event, and tells whoever watches.
+func (l *loop) share(e *adminv1.Event) {
 	l.events.add(e)
 	for w := range l.watchers {
 		if !w.tell(e) {

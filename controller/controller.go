@@ -57,7 +57,7 @@ type Options struct {
 	// controller closes them.
 	Agents, Admin net.Listener
 	// Ready, if not nil, is called once: everything is served, and the switch has
-	// its pipeline and its entries.
+	// its pipeline and its entries, or another controller is in charge of it.
 	Ready func()
 }
 
@@ -150,6 +150,7 @@ func New(opts Options) (_ *Controller, err error) {
 	}
 
 	l := newLoop(cfg, opts.Logger, secret, history)
+	l.standing = cfg.Switch.Standby
 	c.loop = l
 	agents := health.NewAgentServer(l, agentCreds, opts.Logger)
 	adminServer := admin.New(admin.Options{Backend: l, Desired: opts.Desired, Credentials: adminCreds, Audit: c.audit,
@@ -165,12 +166,16 @@ func New(opts Options) (_ *Controller, err error) {
 		PacketIn: beats.Packet,
 		Changed: func(st p4rt.Status) {
 			adminServer.SetServing(st == p4rt.Ready)
-			if st == p4rt.Ready {
+			switch st {
+			case p4rt.Standby:
+				l.standBy()
+			case p4rt.Ready:
 				c.metrics.SwitchReady()
+				l.takeOver()
 				l.switchReady()
 			}
 			opts.Logger.Info("switch session", "switch", cfg.Switch.Name, "status", st)
-			if st != p4rt.Ready {
+			if st != p4rt.Ready && st != p4rt.Standby {
 				return
 			}
 			if ready != nil {
@@ -178,9 +183,14 @@ func New(opts Options) (_ *Controller, err error) {
 				ready = nil
 			}
 		},
-		Wrote:  c.metrics.Wrote,
-		Logger: opts.Logger,
-		Rand:   opts.Rand,
+		Wrote: c.metrics.Wrote,
+		Drift: func(updates []p4rt.Update) {
+			c.metrics.Drifted(len(updates))
+			l.drifted(cfg.Switch.Name, updates)
+		},
+		StandBy: cfg.Switch.Standby,
+		Logger:  opts.Logger,
+		Rand:    opts.Rand,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w; use the P4 program that this controller was built with", err)

@@ -301,6 +301,7 @@ type agent struct {
 	send     func(*agentv1.AgentMessage) error
 	cancel   context.CancelFunc
 	ended    sync.WaitGroup
+	failed   chan error // why its session has ended
 
 	// silent has it send no heartbeats.
 	silent atomic.Bool
@@ -318,7 +319,7 @@ type agent struct {
 // for a new one.
 func startAgent(t testing.TB, l *lab, address string, server config.Server, before *agent) *agent {
 	t.Helper()
-	a := &agent{t: t, lab: l, server: server, instance: rand.Uint64() | 1, released: map[uint64]time.Time{}}
+	a := &agent{t: t, lab: l, server: server, instance: rand.Uint64() | 1, released: map[uint64]time.Time{}, failed: make(chan error, 1)}
 	hello := &agentv1.Hello{
 		Server: server.Name, Version: "test", ReplicationAddress: server.Name + ":9402",
 		Health: &agentv1.Health{ApplicationUp: true},
@@ -353,6 +354,7 @@ func startAgent(t testing.TB, l *lab, address string, server config.Server, befo
 		for {
 			m, err := stream.Recv()
 			if err != nil {
+				a.failed <- err
 				return
 			}
 			a.apply(m.GetAssignment())

@@ -60,6 +60,7 @@ type loop struct {
 	// under it waits for the network.
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before
+	standing bool            // by: another controller is in charge
 	history  *history
 	watchers map[*watcher]bool
 	events   *eventLog
@@ -161,13 +162,7 @@ func (l *loop) newPair(cfg *config.Config, pc config.Pair) *pair {
 		replication: make([]string, config.ServersPerPair),
 		assigned:    make([]*failover.Assign, config.ServersPerPair),
 	}
-	names := make([]string, config.ServersPerPair)
-	for _, s := range pc.Servers {
-		names[s.Replica-1] = s.Name
-	}
-	p.machine = failover.New(failover.Config{
-		Servers: names, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed,
-	})
+	p.machine = newMachine(cfg, pc)
 	p.writer.put = func(ctx context.Context, entries []p4rt.Entry, groups []p4rt.Group) error {
 		return l.put(ctx, entries, groups)
 	}
@@ -456,6 +451,10 @@ func (l *loop) Attached(s *health.Session, h *agentv1.Hello) error {
 	l.post(input{do: func() {
 		if l.tables.Load().servers[h.GetServer()] != at {
 			refused = unknown // it was removed meanwhile
+			return
+		}
+		if l.standing {
+			refused = errStandsBy
 			return
 		}
 		i := at.replica - 1

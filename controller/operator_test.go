@@ -273,14 +273,14 @@ func TestServersChange(t *testing.T) {
 		}
 		return nil
 	})
-	if st := switchState(t, l.address); strings.Contains(st, "02:00:00:00:02:02") || !strings.Contains(st, "replica=3") {
+	if st := switchText(t, c); strings.Contains(st, "02:00:00:00:02:02") || !strings.Contains(st, "replica=3") {
 		t.Errorf("the switch has\n%s", st)
 	}
 
-	before := switchState(t, l.address)
+	before := switchText(t, c)
 	c.stop()
 	c, _ = startKept(t, dir)
-	if diff := switchState(t, l.address); diff != before {
+	if diff := switchText(t, c); diff != before {
 		t.Errorf("a restart changed the switch:\n%s\nwas\n%s", diff, before)
 	}
 	admin = c.admin(t)

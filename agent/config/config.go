@@ -25,7 +25,8 @@ var Features = []string{"align", "guard", "gate"}
 type Config struct {
 	// Server is this server's name in the controller's configuration.
 	Server string `yaml:"server"`
-	// Controller is where the controller takes agents' sessions, "host:port".
+	// Controller is where the controller takes agents' sessions, "host:port"; of
+	// several, with commas between them, the one in charge is found.
 	Controller string `yaml:"controller"`
 	// Interface is the data interface, towards the switch.
 	Interface string `yaml:"interface"`

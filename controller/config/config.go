@@ -61,6 +61,8 @@ type Switch struct {
 	Name     string
 	Address  string
 	DeviceID uint64
+	// Standby: this controller takes over only while no other is in charge.
+	Standby bool
 }
 
 // Listen says where the controller is reached.

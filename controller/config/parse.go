@@ -90,11 +90,12 @@ func (r *reader) theSwitch(m mapping, c *Config) {
 	if n == nil {
 		return
 	}
-	s := r.mapping(n, "switch", "name", "address", "device_id")
+	s := r.mapping(n, "switch", "name", "address", "device_id", "standby")
 	c.Switch = Switch{
 		Name:     s.text("name", "s1"),
 		Address:  s.hostPort("address", "\"127.0.0.1:9559\"", false, false),
 		DeviceID: s.number("device_id", true, 0, 1<<64-1, 0),
+		Standby:  s.boolean("standby", false),
 	}
 }
 

@@ -78,6 +78,7 @@ type Metrics struct {
 	writes    *prometheus.HistogramVec
 	updates   *prometheus.CounterVec
 	sessions  prometheus.Counter
+	drift     prometheus.Counter
 	calls     *prometheus.CounterVec
 }
 
@@ -123,6 +124,10 @@ func New(version string, snapshot func(context.Context) (Snapshot, error)) *Metr
 			Name: "understudy_switch_sessions_total",
 			Help: "How often the switch was brought to have what it shall have after a session began.",
 		}),
+		drift: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "understudy_switch_drift_total",
+			Help: "Entries and groups of the switch that were found changed behind the controller's back.",
+		}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "understudy_admin_requests_total",
 			Help: "Calls of the Admin API, by method and gRPC code.",
@@ -141,7 +146,7 @@ func New(version string, snapshot func(context.Context) (Snapshot, error)) *Metr
 		Name: "understudy_build_info", Help: "Always 1; says what runs.",
 	}, []string{"version", "goversion"})
 	build.WithLabelValues(version, runtime.Version()).Set(1)
-	m.registry.MustRegister(m.failovers, m.steps, m.writes, m.updates, m.sessions, m.calls, build,
+	m.registry.MustRegister(m.failovers, m.steps, m.writes, m.updates, m.sessions, m.drift, m.calls, build,
 		snapshots{snapshot}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -171,6 +176,9 @@ func (m *Metrics) Wrote(updates int, took time.Duration, err error) {
 
 // SwitchReady counts a session with the switch.
 func (m *Metrics) SwitchReady() { m.sessions.Inc() }
+
+// Drifted counts differences that were found in the switch.
+func (m *Metrics) Drifted(n int) { m.drift.Add(float64(n)) }
 
 // Called counts a call of the Admin API. Both must be of a bounded set.
 func (m *Metrics) Called(method, code string) { m.calls.WithLabelValues(method, code).Inc() }

@@ -82,6 +82,10 @@ func (s Status) String() string {
 // ElectionID ranks the controllers of a switch: the highest is in charge.
 type ElectionID struct{ High, Low uint64 }
 
+// lowest is the bid of a session that stands by. When nobody is in charge it bids
+// again, over the highest that was seen.
+var lowest = ElectionID{Low: 1}
+
 func byTime() ElectionID { return ElectionID{Low: uint64(time.Now().UnixNano())} }
 
 // over returns an id that wins over the highest that a switch has seen.
@@ -118,16 +122,23 @@ type Options struct {
 	// Wrote is called after each write: how many updates it had, how long it took, and
 	// what came of it. It must not block. nil is nobody.
 	Wrote func(updates int, took time.Duration, err error)
+	// Drift is called when the switch is found to have something else than what was
+	// written, with the updates that put it right, before they are made. It must not
+	// block. It may be nil.
+	Drift func([]Update)
+	// StandBy has the session bid below every other controller: it takes over only
+	// when nobody is in charge.
+	StandBy bool
 
 	// Logger may be nil.
 	Logger *slog.Logger
 	// Rand spreads the pauses between attempts; nil means a generator of its own.
 	Rand *rand.Rand
 	// WriteTimeout bounds one write, 2 s by default; MaxBackoff bounds the pause
-	// between attempts to connect, 1 s by default. TakeOver is how long a session
-	// that stands by waits for the one in charge to come back, 1 s by default.
-	// Audit is how often the switch is read and compared with what was written, 10
-	// s by default.
+	// between attempts to connect, 300 ms by default. TakeOver is how long a session
+	// that stands by waits for the one in charge to come back, and up to as long again
+	// at random, 300 ms by default. Audit is how often a part of the switch is read and
+	// compared with what was written, 1 s by default.
 	WriteTimeout, MaxBackoff, TakeOver, Audit time.Duration
 	// Dial replaces the way to connect, for tests; nil means TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
@@ -172,17 +183,20 @@ func New(opts Options) (*Session, error) {
 	if opts.ElectionID == nil {
 		opts.ElectionID = byTime
 	}
+	if opts.StandBy {
+		opts.ElectionID = func() ElectionID { return lowest }
+	}
 	if opts.WriteTimeout == 0 {
 		opts.WriteTimeout = 2 * time.Second
 	}
 	if opts.MaxBackoff == 0 {
-		opts.MaxBackoff = time.Second
+		opts.MaxBackoff = 300 * time.Millisecond
 	}
 	if opts.TakeOver == 0 {
-		opts.TakeOver = time.Second
+		opts.TakeOver = 300 * time.Millisecond
 	}
 	if opts.Audit == 0 {
-		opts.Audit = 10 * time.Second
+		opts.Audit = time.Second
 	}
 	if opts.Dial == nil {
 		opts.Dial = dialTCP
@@ -219,12 +233,18 @@ func (s *Session) become(st Status) {
 	}
 }
 
-const firstBackoff = 20 * time.Millisecond
+const (
+	firstBackoff = 20 * time.Millisecond
+	// logEvery is how often the same failure to connect is logged.
+	logEvery = 10 * time.Second
+)
 
 // Run connects, and connects again, until ctx ends, which is not an error. When
 // it returns every goroutine that it started has ended.
 func (s *Session) Run(ctx context.Context) error {
 	pause := firstBackoff
+	var logged time.Time
+	said := ""
 	for {
 		began := time.Now()
 		err := s.connect(ctx)
@@ -237,7 +257,10 @@ func (s *Session) Run(ctx context.Context) error {
 		}
 		// Between a half and the whole of it.
 		wait := pause/2 + time.Duration(s.opts.Rand.Int64N(int64(pause/2)+1))
-		s.opts.Logger.Warn("switch session ended", "address", s.opts.Address, "error", err, "again_in", wait)
+		if text := fmt.Sprint(err); text != said || time.Since(logged) > logEvery {
+			said, logged = text, time.Now()
+			s.opts.Logger.Warn("switch session ended", "address", s.opts.Address, "error", err, "again_in", wait)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -370,6 +393,7 @@ func (s *Session) serve(ctx context.Context, c *connection) error {
 	var seen *p4v1.Uint128
 	audit := time.NewTicker(s.opts.Audit)
 	defer audit.Stop()
+	turn := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -405,7 +429,7 @@ func (s *Session) serve(ctx context.Context, c *connection) error {
 			}
 		case <-audit.C:
 			if s.Status() == Ready {
-				if err := s.audit(ctx, c); err != nil {
+				if err := s.audit(ctx, c, &turn); err != nil {
 					return err
 				}
 			}
@@ -469,29 +493,6 @@ func (s *Session) sync(ctx context.Context, c *connection) error {
 	return nil
 }
 
-// audit compares what the switch has with what was written. What is written
-// while it reads is not judged.
-func (s *Session) audit(ctx context.Context, c *connection) error {
-	before := s.puts.Load()
-	if s.putting.Load() > 0 {
-		return nil
-	}
-	have, err := s.readAll(ctx, c.reader)
-	if err != nil {
-		return err
-	}
-	s.known.Lock()
-	want := State{Entries: slices.Collect(maps.Values(s.entries)), Groups: slices.Collect(maps.Values(s.groups))}
-	s.known.Unlock()
-	updates := Diff(have, want)
-	if len(updates) == 0 || s.puts.Load() != before {
-		return nil
-	}
-	s.opts.Logger.Warn("the switch has changed by itself", "address", s.opts.Address, "differences", len(updates), "first", updates[0])
-	s.Resync()
-	return nil
-}
-
 // pipeline makes the switch run the program, and leaves it alone if it does.
 func (s *Session) pipeline(ctx context.Context, client p4v1.P4RuntimeClient) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -529,16 +530,15 @@ func (s *Session) pipeline(ctx context.Context, client p4v1.P4RuntimeClient) err
 
 // readAll reads every table and group.
 func (s *Session) readAll(ctx context.Context, client p4v1.P4RuntimeClient) (State, error) {
+	return s.readTables(ctx, client, slices.Sorted(maps.Keys(s.schema.byID)))
+}
+
+// readTables reads some tables, and all groups.
+func (s *Session) readTables(ctx context.Context, client p4v1.P4RuntimeClient, ids []uint32) (State, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	req := &p4v1.ReadRequest{DeviceId: s.opts.DeviceID}
-	for _, id := range slices.Sorted(func(yield func(uint32) bool) {
-		for id := range s.schema.byID {
-			if !yield(id) {
-				return
-			}
-		}
-	}) {
+	for _, id := range ids {
 		req.Entities = append(req.Entities, &p4v1.Entity{Entity: &p4v1.Entity_TableEntry{TableEntry: &p4v1.TableEntry{TableId: id}}})
 	}
 	req.Entities = append(req.Entities, encodeGroup(Group{}))
@@ -669,11 +669,9 @@ func (s *Session) putFailed(updates []Update, err error) {
 			continue
 		}
 		if u.Group != nil {
-			s.groups[u.Group.ID] = Group{ID: u.Group.ID, Replicas: []Replica{{Port: ^uint32(0)}}}
+			s.groups[u.Group.ID] = u.Group.forgotten()
 		} else {
-			e := *u.Entry
-			e.Action, e.Params = "", nil
-			s.entries[e.id()] = e
+			s.entries[u.Entry.id()] = u.Entry.forgotten()
 		}
 	}
 	s.known.Unlock()

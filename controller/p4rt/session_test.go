@@ -468,30 +468,26 @@ func TestWriteFindsDrift(t *testing.T) {
 	}
 }
 
-// remove takes an entry away behind the session's back.
-func (d *device) remove(t testing.TB, s *Session, e Entry) {
+// change makes updates behind the session's back.
+func (d *device) change(t testing.TB, s *Session, updates ...Update) {
 	t.Helper()
-	u, err := s.schema.encodeUpdate(Update{Op: Delete, Entry: &e})
-	if err != nil {
-		t.Fatal(err)
+	req := &p4v1.WriteRequest{DeviceId: 1, ElectionId: s.election.Load()}
+	for _, u := range updates {
+		encoded, err := s.schema.encodeUpdate(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Updates = append(req.Updates, encoded)
 	}
-	if _, err := d.upstream.Write(t.Context(), &p4v1.WriteRequest{
-		DeviceId: 1, ElectionId: s.election.Load(), Updates: []*p4v1.Update{u},
-	}); err != nil {
+	if _, err := d.upstream.Write(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestAuditFindsDrift(t *testing.T) {
-	checkLeaks(t)
-	d := newDevice(t, "127.0.0.1:0")
-	o := run(t, d, example(), func(opts *Options) { opts.Audit = 10 * time.Millisecond })
-	o.await(t, Ready)
-	d.remove(t, o.Session, routeTo("192.0.2.0/24", 1))
-	o.await(t, Ready)
-	if diff := cmp.Diff(example().String(), o.read(t)); diff != "" {
-		t.Errorf("what the switch has (-want +got):\n%s", diff)
-	}
+// remove takes an entry away behind the session's back.
+func (d *device) remove(t testing.TB, s *Session, e Entry) {
+	t.Helper()
+	d.change(t, s, Update{Op: Delete, Entry: &e})
 }
 
 // P4Runtime 1.5, section 5: who comes later takes over; when it leaves, the one
@@ -518,6 +514,30 @@ func TestArbitration(t *testing.T) {
 	if err := first.Put(t.Context(), []Entry{activeOf(1, 1, 9)}, nil); err != nil {
 		t.Errorf("after taking over: %v", err)
 	}
+}
+
+// A session that stands by leaves the one in charge alone, and takes over when that
+// is gone; and it gives way to whom it stands by for.
+func TestStandBy(t *testing.T) {
+	checkLeaks(t)
+	d := newDevice(t, "127.0.0.1:0")
+	standBy := func(o *Options) { o.StandBy = true }
+	first := run(t, d, example())
+	first.await(t, Ready)
+	second := run(t, d, example(), standBy)
+	second.await(t, Standby)
+	if got := first.Status(); got != Ready {
+		t.Errorf("the one in charge is %v", got)
+	}
+	d.taken()
+	first.stop()
+	second.await(t, Ready)
+	if w := d.taken(); len(w) > 0 {
+		t.Errorf("on taking over %d writes", len(w))
+	}
+	first = run(t, d, example())
+	first.await(t, Ready)
+	second.await(t, Standby)
 }
 
 // A clock that has gone back does not keep a controller out for ever.

@@ -212,6 +212,8 @@ const (
 	EventType_EVENT_TYPE_WRITE_FAILED  EventType = 6
 	// An operator has put a server out of service or into it, or added or removed it.
 	EventType_EVENT_TYPE_SERVER_ADMIN EventType = 7
+	// The switch was found to have something else than what was written; it has no pair.
+	EventType_EVENT_TYPE_SWITCH_DRIFT EventType = 8
 )
 
 // Enum value maps for EventType.
@@ -225,6 +227,7 @@ var (
 		5: "EVENT_TYPE_SERVER_DOWN",
 		6: "EVENT_TYPE_WRITE_FAILED",
 		7: "EVENT_TYPE_SERVER_ADMIN",
+		8: "EVENT_TYPE_SWITCH_DRIFT",
 	}
 	EventType_value = map[string]int32{
 		"EVENT_TYPE_UNSPECIFIED":   0,
@@ -235,6 +238,7 @@ var (
 		"EVENT_TYPE_SERVER_DOWN":   5,
 		"EVENT_TYPE_WRITE_FAILED":  6,
 		"EVENT_TYPE_SERVER_ADMIN":  7,
+		"EVENT_TYPE_SWITCH_DRIFT":  8,
 	}
 )
 
@@ -3076,7 +3080,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x17ADMIN_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ADMIN_STATE_IN_SERVICE\x10\x01\x12\x17\n" +
 	"\x13ADMIN_STATE_DRAINED\x10\x02\x12\x16\n" +
-	"\x12ADMIN_STATE_FENCED\x10\x03*\xe7\x01\n" +
+	"\x12ADMIN_STATE_FENCED\x10\x03*\x84\x02\n" +
 	"\tEventType\x12\x1a\n" +
 	"\x16EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVENT_TYPE_SNAPSHOT\x10\x01\x12\x1c\n" +
@@ -3085,7 +3089,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x14EVENT_TYPE_SERVER_UP\x10\x04\x12\x1a\n" +
 	"\x16EVENT_TYPE_SERVER_DOWN\x10\x05\x12\x1b\n" +
 	"\x17EVENT_TYPE_WRITE_FAILED\x10\x06\x12\x1b\n" +
-	"\x17EVENT_TYPE_SERVER_ADMIN\x10\a2\xad\x13\n" +
+	"\x17EVENT_TYPE_SERVER_ADMIN\x10\a\x12\x1b\n" +
+	"\x17EVENT_TYPE_SWITCH_DRIFT\x10\b2\xad\x13\n" +
 	"\x05Admin\x12Z\n" +
 	"\tListPairs\x12%.understudy.admin.v1.ListPairsRequest\x1a&.understudy.admin.v1.ListPairsResponse\x12]\n" +
 	"\n" +
