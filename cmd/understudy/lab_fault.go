@@ -15,8 +15,8 @@ import (
 
 func newLabFault() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "fault KIND SERVER",
-		Short: "Break a server",
+		Use:   "fault KIND NODE",
+		Short: "Break a server, or kill the controller or the switch",
 		Long: `Break a server in one of these ways, and return when that is done:
 
   kill-agent  kill the agent's process
@@ -25,12 +25,17 @@ func newLabFault() *cobra.Command {
   power-off   take both links down and kill every process
   freeze      stop every process (SIGSTOP); kernel and links stay alive
 
+or kill a program of the switch's node, NODE being the switch:
+
+  kill-controller  nothing but failover is missing until "lab heal NODE"
+  kill-switch      its tables are lost; nobody hears anybody until "lab heal NODE"
+
 With -o json: when, for comparison with the controller's records.`,
 		Example: "  understudy lab fault power-off server1",
 		Args:    cobra.ExactArgs(2),
 	}
 	var kinds []string
-	for _, f := range lab.Faults() {
+	for _, f := range append(lab.Faults(), lab.SwitchFaults()...) {
 		kinds = append(kinds, string(f))
 	}
 	cmd.ValidArgsFunction = completeServers(1, kinds...)

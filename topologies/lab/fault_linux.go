@@ -17,7 +17,7 @@ import (
 	"github.com/understudy-net/understudy/topologies"
 )
 
-// Fault breaks a server. What has to be looked up is looked up before, so that
+// Fault breaks a server, or a program of the switch's node. What has to be looked up is looked up before, so that
 // the fault itself is no more than its system calls. It returns when the fault
 // is complete, and does not wait for anybody to notice.
 func (l *Lab) Fault(f Fault, server string) (Injection, error) {
@@ -27,10 +27,19 @@ func (l *Lab) Fault(f Fault, server string) (Injection, error) {
 		return in, err
 	}
 	defer unlock()
-	if err := checkServer(t, server); err != nil {
+	if slices.Contains(SwitchFaults(), f) {
+		err = checkSwitch(t, server)
+	} else {
+		err = checkServer(t, server)
+	}
+	if err != nil {
 		return in, err
 	}
 	switch f {
+	case KillController:
+		err = l.killProcess(&in, st.find(server, roleController))
+	case KillSwitch:
+		err = l.killProcess(&in, st.find(server, roleSwitch))
 	case KillAgent:
 		err = l.killProcess(&in, st.find(server, roleAgent))
 	case KillApp:
@@ -64,6 +73,14 @@ func checkServer(t *topologies.Topology, name string) error {
 		names = append(names, n.Name)
 	}
 	return fmt.Errorf("no server %q; there are %v", name, names)
+}
+
+func checkSwitch(t *topologies.Topology, name string) error {
+	sw := t.OfKind(topologies.Switch)[0]
+	if sw.Name == name {
+		return nil
+	}
+	return fmt.Errorf("no switch %q; there is %s", name, sw.Name)
 }
 
 // killProcess kills a process with all that belong to it.
@@ -156,7 +173,8 @@ func (l *Lab) freeze(in *Injection, st *state) error {
 }
 
 // Heal brings a server back, whatever was done to it: links up, processes
-// continued or started again, no copies dropped. With wait it returns when all
+// continued or started again, no copies dropped. Of the switch's node it starts what
+// does not run. With wait it returns when all
 // pairs are duplex, and starts again what ends meanwhile; without, when
 // everything runs.
 func (l *Lab) Heal(ctx context.Context, server string, wait bool) error {
@@ -184,6 +202,13 @@ func (l *Lab) restore(ctx context.Context, server string) error {
 		return err
 	}
 	defer unlock()
+	if checkSwitch(t, server) == nil {
+		if err := l.revive(ctx, st, t, server); err != nil {
+			return err
+		}
+		delete(st.Faults, server)
+		return l.save(st)
+	}
 	if err := checkServer(t, server); err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func (l *Lab) progress(format string, args ...any) {
 	}
 }
 
-// Fault is a way to break a server.
+// Fault is a way to break a server, or what runs beside the switch.
 type Fault string
 
 const (
@@ -97,18 +97,26 @@ const (
 	PowerOff Fault = "power-off"
 	// Freeze stops every process, and leaves kernel and links alive.
 	Freeze Fault = "freeze"
+	// KillController kills the controller. It is done to the node of the switch.
+	KillController Fault = "kill-controller"
+	// KillSwitch kills the switch's program, whose links stay. It is done to its node.
+	KillSwitch Fault = "kill-switch"
 )
 
-// Faults returns all faults, in the order in which the demo shows them.
+// Faults returns all faults of servers, in the order in which the demo shows them.
 func Faults() []Fault { return []Fault{KillAgent, KillApp, CutLink, PowerOff, Freeze} }
+
+// SwitchFaults returns those that are done to the node of the switch.
+func SwitchFaults() []Fault { return []Fault{KillController, KillSwitch} }
 
 // ParseFault returns the fault of that name.
 func ParseFault(name string) (Fault, error) {
-	if f := Fault(name); slices.Contains(Faults(), f) {
+	all := append(Faults(), SwitchFaults()...)
+	if f := Fault(name); slices.Contains(all, f) {
 		return f, nil
 	}
 	var names []string
-	for _, f := range Faults() {
+	for _, f := range all {
 		names = append(names, string(f))
 	}
 	return "", fmt.Errorf("unknown fault %q; there are %s", name, strings.Join(names, ", "))
@@ -116,7 +124,8 @@ func ParseFault(name string) (Fault, error) {
 
 // Injection is a fault that was done.
 type Injection struct {
-	Fault  Fault  `json:"fault"`
+	Fault Fault `json:"fault"`
+	// Server is the node that it was done to.
 	Server string `json:"server"`
 	// At is just before the system call that makes the first effect a client
 	// could notice.
