@@ -11,8 +11,8 @@ func newLabHeal() *cobra.Command {
 		Use:   "heal SERVER",
 		Short: "Bring a server back, whatever was done to it",
 		Long: `Bring a server back to full health: links up, processes continued or started
-again, no copies dropped. Of the switch, which may be named in place of a server, what
-was killed is started again. Returns when every pair is duplex.`,
+again, no copies dropped. Of the switch, which may be named in place of a server,
+what was killed is started again. Returns when every pair is duplex.`,
 		Example:           "  understudy lab heal server1",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeServers(0),
