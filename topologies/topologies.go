@@ -93,7 +93,9 @@ type SwitchSpec struct {
 	// checksums that are still to be computed, as the embedded one does: its links
 	// then keep their offloads. Off, packets are as on a wire.
 	Offloads bool `yaml:"offloads,omitempty"`
-	// Command replaces the embedded switch. In its words {device_id}, {cpu_port}
+	// Target is which switch it is.
+	Target Target `yaml:"target,omitempty"`
+	// Command replaces the target's own. In its words {device_id}, {cpu_port}
 	// and {grpc} are replaced; a word that is {interfaces} becomes "-i", "1@p1", ...
 	Command []string `yaml:"command,omitempty"`
 }
@@ -227,6 +229,11 @@ func (t *Topology) setDefaults() {
 	def(&t.Ports.Replication, 9402)
 	for i := range t.Services {
 		def(&t.Services[i].Protocol, "tcp")
+	}
+	for i := range t.Nodes {
+		if sw := t.Nodes[i].Switch; sw != nil {
+			def(&sw.Target, Embedded)
+		}
 	}
 }
 
@@ -380,6 +387,9 @@ func (t *Topology) validateNodes() error {
 				return fmt.Errorf("node %s: switch has no grpc address", n.Name)
 			case n.Address.IsValid() || n.MAC != "":
 				return fmt.Errorf("node %s: a switch has no address and no mac", n.Name)
+			}
+			if _, err := ParseTarget(string(n.Switch.Target)); err != nil {
+				return fmt.Errorf("node %s: target: %w", n.Name, err)
 			}
 		case Client, Server:
 			if n.Switch != nil {

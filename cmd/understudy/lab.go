@@ -12,7 +12,7 @@ import (
 	"github.com/understudy-net/understudy/topologies/lab"
 )
 
-func newLab() *cobra.Command {
+func newLab(getenv func(string) string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lab",
 		Short: "Run Understudy in network namespaces on this host",
@@ -27,8 +27,8 @@ The lab needs Linux 6.8 or later, and root.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		newLabUp(), newLabDown(), newLabStatus(), newLabFault(), newLabHeal(),
-		newLabDrop(), newLabDemo(), newLabLoad(), newLabApp(), newLabPlan(),
+		newLabUp(getenv), newLabDown(), newLabStatus(), newLabFault(), newLabHeal(),
+		newLabDrop(), newLabDemo(getenv), newLabLoad(), newLabApp(), newLabPlan(getenv),
 	)
 	return cmd
 }

@@ -17,7 +17,7 @@ import (
 // errNotClean is the demo's verdict; the report has the details.
 var errNotClean = errors.New("not clean: clients noticed, or a fault was not answered (--keep leaves the lab up, with its logs)")
 
-func newLabDemo() *cobra.Command {
+func newLabDemo(getenv func(string) string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show every fault under load, and what clients notice",
@@ -40,7 +40,7 @@ was wrong.`,
 		names = append(names, string(f))
 	}
 	output := outputFlag(cmd)
-	file := topologyFlag(cmd)
+	given := topologyFlags(cmd, getenv)
 	flags := cmd.Flags()
 	connections := flags.Int("connections", 50, "connections of the load")
 	faults := flags.StringSlice("faults", names, "which faults, in this order")
@@ -57,7 +57,7 @@ was wrong.`,
 			return err
 		}
 		cfg.DropCopies, cfg.Duration = *drop, *duration
-		t, source, dir, err := readTopology(*file)
+		t, source, dir, err := given.read()
 		if err != nil {
 			return err
 		}

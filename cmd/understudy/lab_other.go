@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func newLab() *cobra.Command {
+func newLab(func(string) string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "lab",
 		Short: "Run Understudy in network namespaces on this host (Linux only)",

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func newLabPlan() *cobra.Command {
+func newLabPlan(getenv func(string) string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "Print what the lab would make of a topology, and make nothing",
@@ -20,10 +20,10 @@ network of it by its own means.`,
 		Example: "  understudy lab plan --run-dir /run/understudy/mininet --topology my.yaml",
 		Args:    cobra.NoArgs,
 	}
-	file := topologyFlag(cmd)
+	given := topologyFlags(cmd, getenv)
 	dir := cmd.Flags().String("run-dir", "", "the `directory` below which everything is to be written (default: the lab's)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		t, _, topologyDir, err := readTopology(*file)
+		t, _, topologyDir, err := given.read()
 		if err != nil {
 			return err
 		}

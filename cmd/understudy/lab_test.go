@@ -67,6 +67,38 @@ func TestLabArguments(t *testing.T) {
 	}
 }
 
+// --switch comes before UNDERSTUDY_SWITCH, and that before the file.
+func TestLabSwitch(t *testing.T) {
+	plan := func(env string, args ...string) (string, error) {
+		root := newRoot(func(name string) string {
+			if name == switchVariable {
+				return env
+			}
+			return ""
+		})
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetArgs(append([]string{"lab", "plan"}, args...))
+		err := root.Execute()
+		return out.String(), err
+	}
+	for _, tc := range []struct {
+		env, flag, want string
+	}{
+		{"", "", "understudy-switch"}, {"", "bmv2", "simple_switch_grpc"}, {"bmv2", "", "simple_switch_grpc"},
+		{"bmv2", "embedded", "understudy-switch"},
+	} {
+		out, err := plan(tc.env, "--switch", tc.flag)
+		var p lab.Plan
+		if err != nil || json.Unmarshal([]byte(out), &p) != nil || p.Processes[0].Args[0] != tc.want {
+			t.Errorf("%+v: %v\n%s", tc, err, out)
+		}
+	}
+	if _, err := plan("asic"); err == nil || !strings.Contains(err.Error(), `unknown switch "asic"`) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestLoadWithoutLab(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

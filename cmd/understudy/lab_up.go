@@ -6,14 +6,13 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-net/understudy/topologies"
 )
 
-func newLabUp() *cobra.Command {
+func newLabUp(getenv func(string) string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the lab; return when its pairs are duplex",
@@ -21,12 +20,12 @@ func newLabUp() *cobra.Command {
 every pair is duplex. If that fails, nothing is left behind, and the last lines of
 the log of the program that failed are shown. Understudy's own programs are taken
 from the directory of this one.`,
-		Example: "  understudy lab up\n  understudy lab up --topology my.yaml",
+		Example: "  understudy lab up\n  understudy lab up --topology my.yaml\n  understudy lab up --switch bmv2",
 		Args:    cobra.NoArgs,
 	}
-	file := topologyFlag(cmd)
+	given := topologyFlags(cmd, getenv)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		t, source, dir, err := readTopology(*file)
+		t, source, dir, err := given.read()
 		if err != nil {
 			return err
 		}
@@ -43,20 +42,4 @@ from the directory of this one.`,
 		return err
 	}
 	return cmd
-}
-
-func topologyFlag(cmd *cobra.Command) *string {
-	file := cmd.Flags().String("topology", "", "a topology file, YAML or JSON (default: one switch, two servers, one client)")
-	cmd.MarkFlagFilename("topology", "yaml", "yml", "json")
-	return file
-}
-
-// readTopology returns a topology, its source, and its directory.
-func readTopology(file string) (*topologies.Topology, []byte, string, error) {
-	t, source, err := topologies.Load(file)
-	if err != nil {
-		return nil, nil, "", err
-	}
-	dir, err := filepath.Abs(filepath.Dir(file))
-	return t, source, dir, err
 }

@@ -34,7 +34,7 @@ runs a laboratory of network namespaces on this host.` + exitHelp,
 		newPairs(c), newSwitches(c), newPeers(c), newServices(c), newServers(c), newFailovers(c), newWatch(c),
 		newSwitchOver(c), newDrain(c), newFence(c), newUndrain(c),
 		newConfig(c), newApply(c), newConfirm(c), newRollBack(c),
-		newDoctor(c), newSupportBundle(c), newLogLevel(c), newCerts(), newLab(), newVersion(),
+		newDoctor(c), newSupportBundle(c), newLogLevel(c), newCerts(), newLab(getenv), newVersion(),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return seeHelp(cmd, err) })
 	sayUsage(root)

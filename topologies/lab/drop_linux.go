@@ -19,6 +19,9 @@ import (
 // switchFaults connects to the fault injection of the topology's switch.
 func (l *Lab) switchFaults(t *topologies.Topology) (switchfaultv1.FaultsClient, *grpc.ClientConn, error) {
 	sw := t.OfKind(topologies.Switch)[0]
+	if target := sw.Switch.Target; !target.Faults() {
+		return nil, nil, fmt.Errorf("%s cannot drop copies on purpose: it has no fault injection; the %s switch has", target, topologies.Embedded)
+	}
 	conn, err := grpc.NewClient("passthrough:///"+sw.Switch.GRPC,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {

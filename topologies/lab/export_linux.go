@@ -53,6 +53,7 @@ type PlanNode struct {
 	// Sysctls are set before anything else.
 	Sysctls  map[string]string `json:"sysctls,omitempty"`
 	Offloads bool              `json:"offloads,omitempty"`
+	Target   topologies.Target `json:"target,omitempty"`
 	DeviceID uint64            `json:"device_id,omitempty"`
 	CPUPort  uint32            `json:"cpu_port,omitempty"`
 	// Listen is where its program of the role switch or app accepts connections.
@@ -65,7 +66,10 @@ type PlanLink struct {
 	Switch    string `json:"switch"`
 	Port      uint32 `json:"port"`
 	Interface string `json:"interface"`
-	MAC       string `json:"mac"` // of the switch's end
+	// Wire is the switch's end, which a fault takes down. If it is not Interface, that
+	// is a macvlan of mode passthru above it.
+	Wire string `json:"wire"`
+	MAC  string `json:"mac"` // of the switch's end
 }
 
 // PlanFile is a file's name and content.
@@ -96,7 +100,7 @@ func (l *Lab) Plan(t *topologies.Topology, topologyDir string) (*Plan, error) {
 		if link := t.LinkOf(n.Name); link != nil {
 			e.Data, e.Address, e.MAC, e.Gateway = dataInterface, n.Address.String(), string(n.MAC), link.Gateway.String()
 			out.Links = append(out.Links, PlanLink{
-				Node: n.Name, Switch: link.Switch, Port: link.Port, Interface: link.Interface,
+				Node: n.Name, Switch: link.Switch, Port: link.Port, Interface: link.Interface, Wire: t.Wire(link),
 				MAC: portMAC(n.MAC.HardwareAddr()).String(),
 			})
 		}
@@ -112,7 +116,8 @@ func (l *Lab) Plan(t *topologies.Topology, topologyDir string) (*Plan, error) {
 			}
 			out.Pins = append(out.Pins, p.pins(n.Name))
 		case topologies.Switch:
-			e.Offloads, e.DeviceID, e.CPUPort, e.Listen = n.Switch.Offloads, n.Switch.DeviceID, n.Switch.CPUPort, n.Switch.GRPC
+			e.Target = n.Switch.Target
+			e.Offloads, e.DeviceID, e.CPUPort, e.Listen = n.Switch.KeepsOffloads(), n.Switch.DeviceID, n.Switch.CPUPort, n.Switch.GRPC
 		}
 		out.Nodes = append(out.Nodes, e)
 	}

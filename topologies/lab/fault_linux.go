@@ -45,9 +45,9 @@ func (l *Lab) Fault(f Fault, server string) (Injection, error) {
 	case KillApp:
 		err = l.killProcess(&in, st.find(server, roleApp))
 	case CutLink:
-		err = l.cut(&in, t.LinkOf(server))
+		err = l.cut(&in, t, t.LinkOf(server))
 	case PowerOff:
-		err = l.powerOff(&in, t.LinkOf(server))
+		err = l.powerOff(&in, t, t.LinkOf(server))
 	case Freeze:
 		err = l.freeze(&in, st)
 	default:
@@ -108,13 +108,13 @@ func (l *Lab) killProcess(in *Injection, r *running) error {
 }
 
 // cut takes the carrier of the server's data link away, at the switch's end.
-func (l *Lab) cut(in *Injection, link *topologies.Link) error {
+func (l *Lab) cut(in *Injection, t *topologies.Topology, link *topologies.Link) error {
 	h, err := l.handle(link.Switch)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	port, err := h.LinkByName(link.Interface)
+	port, err := h.LinkByName(t.Wire(link))
 	if err != nil {
 		return err
 	}
@@ -125,14 +125,14 @@ func (l *Lab) cut(in *Injection, link *topologies.Link) error {
 // powerOff takes both links away, then kills everything. The management link
 // goes first, since no client notices that; so no message of a dying process
 // gets anywhere.
-func (l *Lab) powerOff(in *Injection, link *topologies.Link) error {
+func (l *Lab) powerOff(in *Injection, t *topologies.Topology, link *topologies.Link) error {
 	h, err := l.handle(link.Switch)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 	var ports [2]netlink.Link
-	for i, name := range []string{managementPort(link.Node), link.Interface} {
+	for i, name := range []string{managementPort(link.Node), t.Wire(link)} {
 		if ports[i], err = h.LinkByName(name); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -225,7 +225,7 @@ func (l *Lab) restore(ctx context.Context, server string) error {
 		return err
 	}
 	defer h.Close()
-	if err := errors.Join(up(h, managementPort(server)), up(h, link.Interface)); err != nil {
+	if err := errors.Join(up(h, managementPort(server)), up(h, t.Wire(link))); err != nil {
 		return err
 	}
 	pids, err := l.inside(server)

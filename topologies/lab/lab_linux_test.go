@@ -233,6 +233,77 @@ func checkNetwork(t *testing.T, l *Lab, top *topologies.Topology) {
 	}
 }
 
+// bmv2's ports stay up when a link is cut: while one is down, bmv2 receives nothing.
+func TestRootBMv2(t *testing.T) {
+	l := testLab(t)
+	before := traces(t, l)
+	top, source := pairTopology(t)
+	top.Retarget(topologies.BMv2)
+	if err := l.Up(t.Context(), top, source, "/"); err != nil {
+		t.Fatal(err)
+	}
+	flags := func(node, name string) (f net.Flags) {
+		t.Helper()
+		if err := l.in(node, func() error {
+			i, err := net.InterfaceByName(name)
+			if err == nil {
+				f = i.Flags & (net.FlagUp | net.FlagRunning)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	if f := flags("switch", "p2"); f != net.FlagUp|net.FlagRunning {
+		t.Errorf("p2: %v", f)
+	}
+	// Another command of the lab finds the switch that this one was given.
+	for _, fault := range []Fault{CutLink, PowerOff} {
+		if _, err := l.Fault(fault, "server1"); err != nil {
+			t.Fatal(err)
+		}
+		if f := flags("switch", "p2"); f != net.FlagUp {
+			t.Errorf("%s: p2: %v, want up without a carrier", fault, f)
+		}
+		if f := flags("server1", dataInterface); f != net.FlagUp {
+			t.Errorf("%s: %s of server1: %v, want up without a carrier", fault, dataInterface, f)
+		}
+		if err := l.Heal(t.Context(), "server1", true); err != nil {
+			t.Fatal(err)
+		}
+		if f := flags("server1", dataInterface); f != net.FlagUp|net.FlagRunning {
+			t.Errorf("healed: %v", f)
+		}
+	}
+	if err := l.Drop(t.Context(), "server2", 50); err == nil || !strings.Contains(err.Error(), "bmv2 cannot drop copies on purpose") {
+		t.Errorf("drop: %v", err)
+	}
+	if err := l.Down(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, traces(t, l)); diff != "" {
+		t.Errorf("left behind:\n%s", diff)
+	}
+}
+
+func TestRootSwitchIsNotInstalled(t *testing.T) {
+	l := testLab(t)
+	before := traces(t, l)
+	if err := os.Remove(filepath.Join(l.BinDir, topologies.BMv2.Program())); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	top, source := pairTopology(t)
+	top.Retarget(topologies.BMv2)
+	if err := l.Up(t.Context(), top, source, "/"); err == nil || !strings.Contains(err.Error(), "simple_switch_grpc: neither in "+l.BinDir+" nor on the PATH") {
+		t.Errorf("got %v", err)
+	}
+	if diff := cmp.Diff(before, traces(t, l)); diff != "" {
+		t.Errorf("left behind:\n%s", diff)
+	}
+}
+
 func TestRootDownAfterCrash(t *testing.T) {
 	l := testLab(t)
 	before := traces(t, l)

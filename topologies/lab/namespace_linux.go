@@ -115,6 +115,23 @@ func (l *Lab) in(node string, f func() error) error {
 	})
 }
 
+// ownSysfs shows the calling thread, and what it starts, the network interfaces of its
+// own namespace in /sys, instead of those of the namespace in which /sys was mounted.
+func ownSysfs() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	// What is unmounted outside later is unmounted here as well, but not the other way
+	// round.
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	if err := unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mounting /sys: %w", err)
+	}
+	return nil
+}
+
 // Dial connects from inside a node. The address must be numeric.
 func (l *Lab) Dial(ctx context.Context, node, network, address string) (net.Conn, error) {
 	var conn net.Conn

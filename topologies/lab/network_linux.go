@@ -61,19 +61,25 @@ func (l *Lab) build(t *topologies.Topology) error {
 	sw := t.OfKind(topologies.Switch)[0]
 	for _, link := range t.Links {
 		n := t.Node(link.Node)
-		if err := l.connect(handles[sw.Name], link.Interface, nil, n.Name, dataInterface, n.MAC.HardwareAddr()); err != nil {
+		wire := t.Wire(&link)
+		if err := l.connect(handles[sw.Name], wire, nil, n.Name, dataInterface, n.MAC.HardwareAddr()); err != nil {
 			return err
 		}
-		if !sw.Switch.Offloads {
-			if err := l.in(sw.Name, func() error { return offloadsOff(link.Interface) }); err != nil {
+		if !sw.Switch.KeepsOffloads() {
+			if err := l.in(sw.Name, func() error { return offloadsOff(wire) }); err != nil {
 				return err
 			}
 			if err := l.in(n.Name, func() error { return offloadsOff(dataInterface) }); err != nil {
 				return err
 			}
 		}
-		if err := up(handles[sw.Name], link.Interface); err != nil {
+		if err := up(handles[sw.Name], wire); err != nil {
 			return err
+		}
+		if wire != link.Interface {
+			if err := port(handles[sw.Name], link.Interface, wire); err != nil {
+				return err
+			}
 		}
 		if err := address(handles[n.Name], dataInterface, n.Address); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
@@ -140,6 +146,22 @@ func (l *Lab) connect(h *netlink.Handle, name string, bridge netlink.Link, node,
 		LinkAttrs: attrs, PeerName: peer, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(ns.Fd()),
 	})
 	return lacking(err, "virtual Ethernet links", "CONFIG_VETH", "linking "+name+" to "+node)
+}
+
+// port puts an interface above a wire: it carries whatever the wire does, and stays up
+// when the wire goes down.
+func port(h *netlink.Handle, name, wire string) error {
+	lower, err := h.LinkByName(wire)
+	if err != nil {
+		return fmt.Errorf("%s: %w", wire, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = name, lower.Attrs().Index
+	err = h.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_PASSTHRU})
+	if err != nil {
+		return lacking(err, "macvlan interfaces", "CONFIG_MACVLAN", "making "+name+" above "+wire)
+	}
+	return up(h, name)
 }
 
 // portMAC is the address of the switch's end of a link: nobody sends to it. It

@@ -44,6 +44,8 @@ type process struct {
 	Role string   `json:"role"`
 	Args []string `json:"args"`
 	Nice int      `json:"nice"`
+	// Sysfs: it looks for its node's interfaces in /sys.
+	Sysfs bool `json:"sysfs,omitempty"`
 }
 
 // How much better than others' programs the lab's are treated. Everything runs on
@@ -78,6 +80,7 @@ func newPlan(t *topologies.Topology, topologyDir string, p paths) (*plan, error)
 
 	pl.processes = append(pl.processes, process{
 		Name: sw.Name, Node: sw.Name, Role: roleSwitch, Args: switchArgs(t, sw), Nice: niceSwitch,
+		Sysfs: sw.Switch.Target == topologies.BMv2,
 	})
 	for _, n := range t.OfKind(topologies.Server) {
 		pl.dirs = append(pl.dirs, p.appDir(n.Name))
@@ -105,16 +108,23 @@ func newPlan(t *topologies.Topology, topologyDir string, p paths) (*plan, error)
 	return pl, nil
 }
 
-// defaultSwitch is the embedded switch. Other commands have no fault injection.
-var defaultSwitch = []string{
-	"understudy-switch", "--device-id", "{device_id}", "--cpu-port", "{cpu_port}",
-	"--grpc-server-addr", "{grpc}", "{interfaces}", "--enable-fault-injection",
+// switchCommands start the targets. bmv2 logs nothing: what it logs for each packet
+// takes longer than the packet.
+var switchCommands = map[topologies.Target][]string{
+	topologies.Embedded: {
+		"understudy-switch", "--device-id", "{device_id}", "--cpu-port", "{cpu_port}",
+		"--grpc-server-addr", "{grpc}", "{interfaces}", "--enable-fault-injection",
+	},
+	topologies.BMv2: {
+		"simple_switch_grpc", "--device-id", "{device_id}", "{interfaces}", "--no-p4", "--log-level", "off",
+		"--", "--grpc-server-addr", "{grpc}", "--cpu-port", "{cpu_port}",
+	},
 }
 
 func switchArgs(t *topologies.Topology, sw *topologies.Node) []string {
 	command := sw.Switch.Command
 	if len(command) == 0 {
-		command = defaultSwitch
+		command = switchCommands[sw.Switch.Target]
 	}
 	replace := strings.NewReplacer(
 		"{device_id}", fmt.Sprint(sw.Switch.DeviceID), "{cpu_port}", fmt.Sprint(sw.Switch.CPUPort), "{grpc}", sw.Switch.GRPC)

@@ -122,3 +122,30 @@ func TestPlanOtherCommands(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// bmv2 takes the place of the embedded switch in the same topology.
+func TestPlanForBMv2(t *testing.T) {
+	top, _, err := topologies.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	top.Retarget(topologies.BMv2)
+	p, err := (&Lab{RunDir: "/run/test"}).Plan(top, "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "simple_switch_grpc --device-id 1 -i 1@p1 -i 2@p2 -i 3@p3 --no-p4 --log-level off -- --grpc-server-addr 127.0.0.1:9559 --cpu-port 510"
+	if got := strings.Join(p.Processes[0].Args, " "); got != want || !p.Processes[0].Sysfs {
+		t.Errorf("got %s, /sys %v", got, p.Processes[0].Sysfs)
+	}
+	for _, n := range p.Nodes {
+		if n.Offloads {
+			t.Errorf("%s keeps its offloads", n.Name)
+		}
+	}
+	for i, want := range []string{"p1 above wire1", "p2 above wire2", "p3 above wire3"} {
+		if got := p.Links[i].Interface + " above " + p.Links[i].Wire; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-net/understudy/topologies"
 )
 
 // running is a process that was started. The start time tells it from a later
@@ -268,6 +270,11 @@ func (l *Lab) start(p process) (running, error) {
 		if err := setNice(p.Nice); err != nil {
 			return err
 		}
+		if p.Sysfs {
+			if err := ownSysfs(); err != nil {
+				return err
+			}
+		}
 		return cmd.Start()
 	})
 	if err != nil {
@@ -295,7 +302,11 @@ func (l *Lab) program(name string) (string, error) {
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s: neither in %s nor on the PATH", name, l.BinDir)
+		err = fmt.Errorf("%s: neither in %s nor on the PATH", name, l.BinDir)
+		if name == topologies.BMv2.Program() {
+			err = fmt.Errorf("%w; it is bmv2's, of github.com/p4lang/behavioral-model; --switch %s needs nothing", err, topologies.Embedded)
+		}
+		return "", err
 	}
 	return path, nil
 }

@@ -25,10 +25,12 @@ import (
 // state is what one command leaves for the next. Down does without it.
 type state struct {
 	// Topology is the topology's source.
-	Topology    string    `json:"topology"`
-	TopologyDir string    `json:"topology_dir"`
-	Started     time.Time `json:"started"`
-	Processes   []running `json:"processes"`
+	Topology    string `json:"topology"`
+	TopologyDir string `json:"topology_dir"`
+	// Switch is the topology's switch, whatever the source says.
+	Switch    topologies.Target `json:"switch"`
+	Started   time.Time         `json:"started"`
+	Processes []running         `json:"processes"`
 	// Faults are those of each server since it was healed.
 	Faults map[string][]Fault `json:"faults,omitempty"`
 	// Drops is the one-in-so-many of each server's link that drops copies.
@@ -58,6 +60,9 @@ func (l *Lab) load() (*state, *topologies.Topology, error) {
 		return nil, nil, fmt.Errorf("%s: %w", l.paths().state(), err)
 	}
 	t, err := topologies.Parse([]byte(st.Topology))
+	if err == nil {
+		t.Retarget(st.Switch)
+	}
 	return st, t, err
 }
 
@@ -178,7 +183,7 @@ func Check() error {
 }
 
 // Up makes everything, starts everything, and returns when all pairs are duplex.
-// The source is that of t; its directory is what {topology_dir} means. If it
+// The source is that of t, which may have been given another switch since; its directory is what {topology_dir} means. If it
 // fails, or ctx ends, it leaves nothing behind, and the error has the last lines
 // of the log of the program that failed. ErrUp if there is a lab.
 func (l *Lab) Up(ctx context.Context, t *topologies.Topology, source []byte, topologyDir string) (err error) {
@@ -219,10 +224,16 @@ func (l *Lab) Up(ctx context.Context, t *topologies.Topology, source []byte, top
 		}
 	}()
 
-	st := &state{Topology: string(source), TopologyDir: topologyDir, Started: time.Now()}
+	st := &state{Topology: string(source), TopologyDir: topologyDir, Started: time.Now(),
+		Switch: t.OfKind(topologies.Switch)[0].Switch.Target}
 	pl, err := newPlan(t, topologyDir, l.paths())
 	if err != nil {
 		return err
+	}
+	for _, p := range pl.processes {
+		if _, err := l.program(p.Args[0]); err != nil {
+			return err
+		}
 	}
 	if err := l.build(t); err != nil {
 		return err

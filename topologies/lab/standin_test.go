@@ -32,7 +32,7 @@ import (
 func TestMain(m *testing.M) {
 	var err error
 	switch filepath.Base(os.Args[0]) {
-	case "understudy-switch":
+	case "understudy-switch", "simple_switch_grpc":
 		err = standInSwitch(os.Args[1:])
 	case "understudy-controller":
 		err = standInController(os.Args[2])
@@ -58,7 +58,7 @@ func standIns(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"understudy", "understudy-switch", "understudy-controller", "understudy-agent"} {
+	for _, name := range []string{"understudy", "understudy-switch", "understudy-controller", "understudy-agent", "simple_switch_grpc"} {
 		if err := os.Symlink(exe, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -89,6 +89,10 @@ func standInSwitch(args []string) error {
 		if a == "-i" {
 			_, name, _ := strings.Cut(args[i+1], "@")
 			if _, err := net.InterfaceByName(name); err != nil {
+				return err
+			}
+			// As bmv2 does; the embedded switch asks the kernel by netlink.
+			if _, err := os.Stat("/sys/class/net/" + name); err != nil && filepath.Base(os.Args[0]) == "simple_switch_grpc" {
 				return err
 			}
 		}

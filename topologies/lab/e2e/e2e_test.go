@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -183,6 +184,7 @@ func TestBackupDies(t *testing.T) {
 // server dies, and the backup lacks nothing.
 func TestLossTowardTheBackup(t *testing.T) {
 	needRoot(t)
+	needFaultInjection(t)
 	got, err := demo(t, "--drop-copies", "20", "--duration", "1m", "--faults", "power-off")
 	clean(t, got, err, 1)
 }
@@ -236,6 +238,9 @@ func TestWhatEachPartIsFor(t *testing.T) {
 	} {
 		t.Run("without "+name, func(t *testing.T) {
 			needRoot(t)
+			if slices.Contains(c.args, "--drop-copies") {
+				needFaultInjection(t)
+			}
 			file := topology(t, fmt.Sprintf("agent: {disable: [%s]}\n", c.off))
 			got, err := demo(t, append(c.args, "--topology", file)...)
 			if err == nil {
