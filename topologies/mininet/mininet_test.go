@@ -69,9 +69,15 @@ func run(t *testing.T, args ...string) string {
 func TestFailover(t *testing.T) {
 	needMininet(t)
 	bin := programs(t)
-	for _, fault := range []string{"kill-agent", "cut-link"} {
-		t.Run(fault, func(t *testing.T) {
-			out := run(t, "--bin", bin, "--failover", fault)
+	for _, tc := range []struct{ target, fault string }{
+		{"embedded", "kill-agent"}, {"embedded", "cut-link"}, {"embedded", "power-off"},
+		{"bmv2", "cut-link"}, {"bmv2", "power-off"},
+	} {
+		t.Run(tc.target+"/"+tc.fault, func(t *testing.T) {
+			if _, err := exec.LookPath("simple_switch_grpc"); err != nil && tc.target == "bmv2" {
+				t.Skip("simple_switch_grpc is not on the PATH")
+			}
+			out := run(t, "--bin", bin, "--switch", tc.target, "--failover", tc.fault)
 			var report struct {
 				WasActive string `json:"was_active"`
 				IsActive  string `json:"is_active"`
@@ -100,22 +106,23 @@ func TestPrompt(t *testing.T) {
 	needMininet(t)
 	script := filepath.Join(t.TempDir(), "script")
 	// One of the two is active; which is not said.
-	commands := "pairs\nfault kill-app server1\nheal server1\nfault kill-app server2\nheal server2\nfailovers\nfault burn server1\n"
+	commands := "pairs\nfault kill-app server1\nheal server1\nfault kill-app server2\nheal server2\n" +
+		"fault power-off server1\nheal server1\nfault power-off server2\nheal server2\nfailovers\nfault burn server1\n"
 	if err := os.WriteFile(script, []byte(commands), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out := run(t, "--bin", programs(t), "--script", script)
 	for _, want := range []string{
-		"PROTECTED", "application down", // what pairs and failovers say
-		"KIND is kill-agent, kill-app or cut-link",
+		"PROTECTED", "application down", "heartbeats missed", // what pairs and failovers say
+		"KIND is kill-agent, kill-app, cut-link or power-off",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the prompt does not say %q:\n%s", want, out)
 		}
 	}
-	for _, app := range []string{"server1-app", "server2-app"} {
-		if n := strings.Count(out, app+" runs"); n != 2 {
-			t.Errorf("%s was started %d times, want 2: at first, and when it was healed", app, n)
+	for program, want := range map[string]int{"server1-app": 3, "server2-app": 3, "server1-agent": 2, "server2-agent": 2} {
+		if n := strings.Count(out, program+" runs"); n != want {
+			t.Errorf("%s was started %d times, want %d: at first, and each time it was healed", program, n, want)
 		}
 	}
 }
