@@ -33,6 +33,7 @@ import (
 // concurrently.
 type Kernel interface {
 	proxy.Kernel
+	proxy.Adopter
 	// SetService installs or changes a service, in one step.
 	SetService(vip netip.AddrPort, s ServiceState) error
 	RemoveService(vip netip.AddrPort) error
@@ -62,7 +63,9 @@ type Config struct {
 	Version   string
 	Kernel    Kernel
 	Log       *slog.Logger
-	Proxy     proxy.Config // Upstream and VIP are set per service
+	Proxy     proxy.Config // Upstream, VIP and Adopter are set per service
+	// NoAdoption leaves connections unprotected that began before the backup joined.
+	NoAdoption bool
 }
 
 // Agent plays one server's part. Make it with New.
@@ -403,6 +406,9 @@ func (a *Agent) startService(ctx context.Context, vip netip.AddrPort, upstream s
 	}}
 	cfg := a.cfg.Proxy
 	cfg.Upstream, cfg.VIP = upstream, vip
+	if !a.cfg.NoAdoption {
+		cfg.Adopter = a.cfg.Kernel
+	}
 	s.proxy = proxy.New(cfg, a.cfg.Kernel, s.monitor, a.log.With("service", vip))
 	go func() {
 		defer close(s.done)

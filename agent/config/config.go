@@ -18,8 +18,8 @@ import (
 	"github.com/understudy-net/understudy/internal/pki"
 )
 
-// Features of the kernel side that a test can switch off.
-var Features = []string{"align", "guard", "gate"}
+// Features that a test can switch off.
+var Features = []string{"align", "guard", "gate", "adopt"}
 
 // Config of an agent, as its YAML file has it.
 type Config struct {

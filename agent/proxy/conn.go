@@ -55,6 +55,9 @@ type conn struct {
 	finished     bool // close when everything has been written
 	finishedAt   time.Time
 	gone         error              // over: every goroutine returns
+	handover     *handover          // the backup is adopting it; see adopt.go
+	sending      int                // frames of replies that are on their way to the stream
+	joining      *joining           // this backup is adopting it
 	cancel       context.CancelFunc // takes the request in hand along; nil if there is none
 
 	heard time.Time // when the client last said something, or was last answered
@@ -212,7 +215,7 @@ func (c *conn) promote(released bool) bool {
 	if c.gone != nil {
 		return true
 	}
-	if c.sock == nil || c.streaming {
+	if c.sock == nil || c.streaming || c.joining != nil {
 		return false
 	}
 	c.discard()
@@ -228,14 +231,16 @@ func (c *conn) promote(released bool) bool {
 	return true
 }
 
-// unprotect lets the connection go on alone; it reports whether it was protected.
-func (c *conn) unprotect() bool {
+// unprotect lets the connection go on alone. It reports whether it was protected, and
+// whether it was on its way to be.
+func (c *conn) unprotect() (was, moving bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	was := c.protected
+	moving = c.stopHandOver()
+	was = c.protected && !moving
 	c.protected = false
 	c.wake()
-	return was
+	return was, moving
 }
 
 // writable returns the limits for replyLog.next; mu is held.

@@ -37,6 +37,7 @@ func (c *conn) read() {
 			c.mu.Unlock()
 			return
 		}
+		offset, moving := c.in.received(), c.handover != nil
 		c.in.append(buf[:n])
 		c.heard = time.Now()
 		if !c.active {
@@ -52,6 +53,9 @@ func (c *conn) read() {
 		if err != nil && err != io.EOF {
 			c.drop(err, false)
 			return
+		}
+		if moving {
+			c.sendMissed(offset, buf[:n], err == io.EOF)
 		}
 		if backup && (n > 0 || eof) {
 			c.srv.report(c, received, eof)

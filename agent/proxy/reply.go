@@ -53,9 +53,11 @@ func (c *conn) appendReply(b []byte, begin, stream bool) error {
 		c.out.seal(c.in.pos)
 		c.wake()
 	}
-	streaming, request := c.streaming, c.answered+1
+	streaming, request, copied := c.streaming, c.answered+1, c.replicate()
 	c.mu.Unlock()
-	c.sendReply(&replicationv1.Reply{Request: request, Data: b, Streamed: streaming, Begin: begin})
+	if copied {
+		c.sendReply(&replicationv1.Reply{Request: request, Data: b, Streamed: streaming, Begin: begin})
+	}
 	if !streaming {
 		return nil
 	}
@@ -82,10 +84,12 @@ func (c *conn) endReply(b []byte, begin bool, end uint64, closing bool) {
 	c.streaming, c.interim, c.replay = false, false, false
 	c.replayBefore = time.Time{}
 	c.heard = time.Now()
-	request := c.answered
+	request, copied := c.answered, c.replicate()
 	c.wake()
 	c.mu.Unlock()
-	c.sendReply(&replicationv1.Reply{Request: request, Data: b, Begin: begin, End: true, RequestEnd: end, Close: closing})
+	if copied {
+		c.sendReply(&replicationv1.Reply{Request: request, Data: b, Begin: begin, End: true, RequestEnd: end, Close: closing})
+	}
 }
 
 // appendInterim logs a whole interim response (1xx). When the request runs again they
@@ -99,10 +103,12 @@ func (c *conn) appendInterim(b []byte) {
 	c.interim = true
 	c.log(b)
 	c.out.seal(c.in.pos)
-	request := c.answered + 1
+	request, copied := c.answered+1, c.replicate()
 	c.wake()
 	c.mu.Unlock()
-	c.sendReply(&replicationv1.Reply{Request: request, Data: b, Interim: true})
+	if copied {
+		c.sendReply(&replicationv1.Reply{Request: request, Data: b, Interim: true})
+	}
 }
 
 // interimShown reports whether an interim response to this request was logged before.
@@ -112,14 +118,24 @@ func (c *conn) interimShown() bool {
 	return c.interim
 }
 
-func (c *conn) sendReply(r *replicationv1.Reply) {
-	c.mu.Lock()
-	protected := c.protected
-	c.mu.Unlock()
-	if protected {
-		r.Conn = c.id.bytes()
-		c.srv.send(&replicationv1.Frame{Frame: &replicationv1.Frame_Reply{Reply: r}})
+// replicate reports whether what has just been logged goes to the backup; mu is held.
+// If so, sendReply must follow.
+func (c *conn) replicate() bool {
+	if !c.protected && c.handover == nil {
+		return false
 	}
+	c.sending++
+	return true
+}
+
+// sendReply sends a piece of a reply to the backup, after replicate.
+func (c *conn) sendReply(r *replicationv1.Reply) {
+	c.awaitDescription()
+	r.Conn = c.id.bytes()
+	c.srv.send(&replicationv1.Frame{Frame: &replicationv1.Frame_Reply{Reply: r}})
+	c.mu.Lock()
+	c.sending--
+	c.mu.Unlock()
 }
 
 // discardReply throws a broken reply away; false when part of it was shown.

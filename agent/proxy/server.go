@@ -149,6 +149,9 @@ type Config struct {
 	CloseLinger time.Duration
 	// AttachTimeout is how long a connection may be known to one server only. 3 s.
 	AttachTimeout time.Duration
+	// Adopter moves connections that began before the backup joined to it. None if
+	// nil.
+	Adopter Adopter
 }
 
 func (c *Config) setDefaults() {
@@ -193,6 +196,7 @@ type Stats struct {
 	Replayed       atomic.Uint64 // requests run again
 	Ended          atomic.Uint64 // connections that could not go on
 	Unprotected    atomic.Uint64 // connections that lost their second copy
+	Adopted        atomic.Uint64 // connections that got one while they were live
 	UpstreamErrors atomic.Uint64
 }
 
@@ -220,6 +224,7 @@ type Server struct {
 	stats    Stats
 	held     atomic.Int64 // bytes of replies, of all connections
 	wg       sync.WaitGroup
+	mover    mover
 
 	mu       sync.Mutex
 	conns    map[ID]*conn
@@ -229,6 +234,7 @@ type Server struct {
 	// strangers are the active server's unprotected connections, on a backup. If
 	// it takes over, their clients shall get an RST, not silence.
 	strangers map[ID]bool
+	quickest  quickest
 }
 
 // New makes a Server that is fenced: it drops whatever it is handed.
@@ -241,6 +247,7 @@ func New(cfg Config, kernel Kernel, app Application, log *slog.Logger) *Server {
 		cfg: cfg, log: log, kernel: kernel, app: app,
 		conns:     map[ID]*conn{},
 		strangers: map[ID]bool{},
+		mover:     mover{wake: make(chan struct{}, 1)},
 		upstream:  &upstream{address: cfg.Upstream, timeout: cfg.UpstreamTimeout},
 	}
 }
@@ -256,6 +263,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	sweep, cancel := context.WithCancel(ctx)
 	s.wg.Go(func() { s.sweep(sweep) })
+	s.wg.Go(func() { s.handOver(sweep) })
 	defer func() {
 		cancel()
 		s.Fence()
@@ -318,6 +326,7 @@ func (s *Server) accept(sock *net.TCPConn) {
 	s.mu.Unlock()
 	if alone {
 		s.sendLost(c, "it began before there was a backup")
+		defer s.mover.add(c)
 	}
 	c.attach(sock)
 }
@@ -358,7 +367,7 @@ func (s *Server) Counts() (connections, protected int) {
 		c.mu.Lock()
 		if c.sock != nil && c.gone == nil {
 			connections++
-			if c.protected || !c.active {
+			if c.active && c.protected && c.handover == nil || !c.active && c.joining == nil {
 				protected++
 			}
 		}
@@ -469,7 +478,7 @@ func (s *Server) Alone() {
 	s.mu.Unlock()
 	var were []*conn
 	for _, c := range s.all() {
-		if c.unprotect() {
+		if was, moving := c.unprotect(); was || moving {
 			were = append(were, c)
 		}
 	}
@@ -478,7 +487,7 @@ func (s *Server) Alone() {
 
 // Replicate gives the active server a backup. Connections whose first packet
 // arrives under the gate from now on are held twice; the backup is told to drop
-// its copies of the others. arm switches the gate on.
+// its copies of the others, and adopts them one by one. arm switches the gate on.
 func (s *Server) Replicate(stream Stream, arm func() error) error {
 	s.mu.Lock()
 	s.stream = stream
@@ -486,14 +495,19 @@ func (s *Server) Replicate(stream Stream, arm func() error) error {
 	if err := arm(); err != nil {
 		return err
 	}
+	var alone []*conn
 	for _, c := range s.all() {
 		c.mu.Lock()
-		alone := c.sock != nil && !c.protected
-		c.mu.Unlock()
-		if alone {
-			s.sendLost(c, "it began before there was a backup")
+		c.stopHandOver() // to a backup that was before
+		if c.sock != nil && !c.protected {
+			alone = append(alone, c)
 		}
+		c.mu.Unlock()
 	}
+	for _, c := range alone {
+		s.sendLost(c, "it began before there was a backup")
+	}
+	s.mover.add(alone...)
 	return nil
 }
 
@@ -553,6 +567,11 @@ func (s *Server) Handle(stream Stream, f *replicationv1.Frame) {
 		s.log.Warn("frame from the other server", "error", err)
 		return
 	}
+	switch f.GetFrame().(type) {
+	case *replicationv1.Frame_Adopt, *replicationv1.Frame_Missed, *replicationv1.Frame_Held:
+		s.handleAdoption(stream, id, f)
+		return
+	}
 	s.mu.Lock()
 	if s.stream != stream {
 		s.mu.Unlock()
@@ -601,11 +620,15 @@ func (s *Server) Handle(stream Stream, f *replicationv1.Frame) {
 			c.drop(errLost, false)
 			return
 		}
-		if c.unprotect() {
-			s.stats.Unprotected.Add(1)
+		was, moving := c.unprotect()
+		if was || moving {
 			s.kernel.Ungate(c.id.Client, c.id.VIP)
 			s.kernel.Kick(c.id.Client, c.id.VIP)
+		}
+		if was {
+			s.stats.Unprotected.Add(1)
 			s.log.Warn("connection unprotected", "client", c.id.Client, "reason", f.Lost.GetReason())
+			s.mover.add(c)
 		}
 	}
 }
@@ -707,7 +730,11 @@ func (s *Server) sweep(ctx context.Context) {
 		for _, c := range s.all() {
 			c.mu.Lock()
 			orphan := c.sock == nil && time.Since(c.seen) > s.cfg.AttachTimeout
+			adopting := c.sock != nil && c.joining != nil
 			c.mu.Unlock()
+			if adopting { // the acknowledgement that it sent may be lost
+				s.kernel.Kick(c.id.Client, c.id.VIP)
+			}
 			if orphan {
 				s.stats.Unprotected.Add(1)
 				s.sendLost(c, "the kernel never had it")
@@ -742,6 +769,12 @@ func frameConn(f *replicationv1.Frame) []byte {
 		return f.Logged.GetConn()
 	case *replicationv1.Frame_Lost:
 		return f.Lost.GetConn()
+	case *replicationv1.Frame_Adopt:
+		return f.Adopt.GetConn()
+	case *replicationv1.Frame_Missed:
+		return f.Missed.GetConn()
+	case *replicationv1.Frame_Held:
+		return f.Held.GetConn()
 	}
 	return nil
 }

@@ -137,6 +137,7 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 	return agent.New(agent.Config{
 		Server: cfg.Server, Controller: cfg.Controller, Credentials: creds, ReplicationListen: cfg.ReplicationListen,
 		Interface: cfg.Interface, Version: version.String(), Log: log,
-		Kernel: &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
+		Kernel:     &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
+		NoAdoption: off["adopt"],
 	}).Run(ctx)
 }

@@ -36,6 +36,9 @@ type Frame struct {
 	//	*Frame_Progress
 	//	*Frame_Logged
 	//	*Frame_Lost
+	//	*Frame_Adopt
+	//	*Frame_Missed
+	//	*Frame_Held
 	Frame         isFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -132,6 +135,33 @@ func (x *Frame) GetLost() *Lost {
 	return nil
 }
 
+func (x *Frame) GetAdopt() *Adopt {
+	if x != nil {
+		if x, ok := x.Frame.(*Frame_Adopt); ok {
+			return x.Adopt
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetMissed() *Missed {
+	if x != nil {
+		if x, ok := x.Frame.(*Frame_Missed); ok {
+			return x.Missed
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetHeld() *Held {
+	if x != nil {
+		if x, ok := x.Frame.(*Frame_Held); ok {
+			return x.Held
+		}
+	}
+	return nil
+}
+
 type isFrame_Frame interface {
 	isFrame_Frame()
 }
@@ -160,6 +190,18 @@ type Frame_Lost struct {
 	Lost *Lost `protobuf:"bytes,6,opt,name=lost,proto3,oneof"`
 }
 
+type Frame_Adopt struct {
+	Adopt *Adopt `protobuf:"bytes,7,opt,name=adopt,proto3,oneof"`
+}
+
+type Frame_Missed struct {
+	Missed *Missed `protobuf:"bytes,8,opt,name=missed,proto3,oneof"`
+}
+
+type Frame_Held struct {
+	Held *Held `protobuf:"bytes,9,opt,name=held,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Frame() {}
 
 func (*Frame_Reply) isFrame_Frame() {}
@@ -171,6 +213,12 @@ func (*Frame_Progress) isFrame_Frame() {}
 func (*Frame_Logged) isFrame_Frame() {}
 
 func (*Frame_Lost) isFrame_Frame() {}
+
+func (*Frame_Adopt) isFrame_Frame() {}
+
+func (*Frame_Missed) isFrame_Frame() {}
+
+func (*Frame_Held) isFrame_Frame() {}
 
 // Hello is the first frame in each direction. Either side closes the stream
 // when version, pair or epoch are not its own.
@@ -582,18 +630,484 @@ func (x *Lost) GetReason() string {
 	return ""
 }
 
+// Adopt describes a live connection to a backup that has joined later, in pieces:
+// first what the proxy holds of it, in order, in the last piece how it stands. The
+// backup answers with an Adopt that has a name only when it has the connection, else
+// with Lost.
+type Adopt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Conn  []byte                 `protobuf:"bytes,1,opt,name=conn,proto3" json:"conn,omitempty"`
+	// The first piece: what came of this connection before is void.
+	Begin bool `protobuf:"varint,2,opt,name=begin,proto3" json:"begin,omitempty"`
+	// The client's stream, as far as it is still needed: the next bytes.
+	Request []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	// Replies that are not yet with the kernel: the next bytes.
+	Reply []byte `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`
+	// Only in the last piece.
+	Standing      *Standing `protobuf:"bytes,5,opt,name=standing,proto3" json:"standing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Adopt) Reset() {
+	*x = Adopt{}
+	mi := &file_replication_v1_replication_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Adopt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Adopt) ProtoMessage() {}
+
+func (x *Adopt) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Adopt.ProtoReflect.Descriptor instead.
+func (*Adopt) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Adopt) GetConn() []byte {
+	if x != nil {
+		return x.Conn
+	}
+	return nil
+}
+
+func (x *Adopt) GetBegin() bool {
+	if x != nil {
+		return x.Begin
+	}
+	return false
+}
+
+func (x *Adopt) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *Adopt) GetReply() []byte {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *Adopt) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
+// Standing is the point at which a connection changes hands. Offsets count from the
+// first byte of the connection.
+type Standing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of the client's stream that the active server has read; what the backup
+	// has been sent of them ends here.
+	Received uint64 `protobuf:"varint,1,opt,name=received,proto3" json:"received,omitempty"`
+	// Where the oldest request without a whole reply begins.
+	Need uint64 `protobuf:"varint,2,opt,name=need,proto3" json:"need,omitempty"`
+	// Reply bytes that the active server's kernel has; what the backup has been sent
+	// of the replies begins here.
+	Written uint64 `protobuf:"varint,3,opt,name=written,proto3" json:"written,omitempty"`
+	// Reply bytes that belong to whole replies, or to one that is streamed.
+	Sealed uint64 `protobuf:"varint,4,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// Requests with a whole reply.
+	Answered uint64 `protobuf:"varint,5,opt,name=answered,proto3" json:"answered,omitempty"`
+	// An interim response to the request in hand has been logged.
+	Interim bool `protobuf:"varint,6,opt,name=interim,proto3" json:"interim,omitempty"`
+	// The reply in the making is streamed.
+	Streamed bool `protobuf:"varint,7,opt,name=streamed,proto3" json:"streamed,omitempty"`
+	// The sender's clock in nanoseconds, to tell how long this frame was on its way
+	// compared to others of the same stream.
+	Sent          int64   `protobuf:"varint,8,opt,name=sent,proto3" json:"sent,omitempty"`
+	Socket        *Socket `protobuf:"bytes,9,opt,name=socket,proto3" json:"socket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_replication_v1_replication_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Standing) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *Standing) GetNeed() uint64 {
+	if x != nil {
+		return x.Need
+	}
+	return 0
+}
+
+func (x *Standing) GetWritten() uint64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
+}
+
+func (x *Standing) GetSealed() uint64 {
+	if x != nil {
+		return x.Sealed
+	}
+	return 0
+}
+
+func (x *Standing) GetAnswered() uint64 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *Standing) GetInterim() bool {
+	if x != nil {
+		return x.Interim
+	}
+	return false
+}
+
+func (x *Standing) GetStreamed() bool {
+	if x != nil {
+		return x.Streamed
+	}
+	return false
+}
+
+func (x *Standing) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *Standing) GetSocket() *Socket {
+	if x != nil {
+		return x.Socket
+	}
+	return nil
+}
+
+// Socket is the state of a connection in the active server's kernel.
+type Socket struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The client's initial sequence number; the server's is in the name.
+	ClientIsn uint32 `protobuf:"fixed32,1,opt,name=client_isn,json=clientIsn,proto3" json:"client_isn,omitempty"`
+	// The client's highest ACK number.
+	ClientAck uint32 `protobuf:"fixed32,2,opt,name=client_ack,json=clientAck,proto3" json:"client_ack,omitempty"`
+	// The right edges of the window that the client was told, and of the client's.
+	ReceiveEdge uint32 `protobuf:"fixed32,3,opt,name=receive_edge,json=receiveEdge,proto3" json:"receive_edge,omitempty"`
+	SendEdge    uint32 `protobuf:"fixed32,4,opt,name=send_edge,json=sendEdge,proto3" json:"send_edge,omitempty"`
+	// The largest window that the client has offered.
+	MaxWindow  uint32 `protobuf:"varint,5,opt,name=max_window,json=maxWindow,proto3" json:"max_window,omitempty"`
+	Mss        uint32 `protobuf:"varint,6,opt,name=mss,proto3" json:"mss,omitempty"`
+	Sack       bool   `protobuf:"varint,7,opt,name=sack,proto3" json:"sack,omitempty"`
+	Timestamps bool   `protobuf:"varint,8,opt,name=timestamps,proto3" json:"timestamps,omitempty"`
+	// Of the windows that the client announces, and of ours.
+	SendScale    uint32 `protobuf:"varint,9,opt,name=send_scale,json=sendScale,proto3" json:"send_scale,omitempty"`
+	ReceiveScale uint32 `protobuf:"varint,10,opt,name=receive_scale,json=receiveScale,proto3" json:"receive_scale,omitempty"`
+	// The connection's timestamp clock when it was described, in milliseconds, and
+	// the client's.
+	Clock         uint32 `protobuf:"fixed32,11,opt,name=clock,proto3" json:"clock,omitempty"`
+	ClientClock   uint32 `protobuf:"fixed32,12,opt,name=client_clock,json=clientClock,proto3" json:"client_clock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Socket) Reset() {
+	*x = Socket{}
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Socket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Socket) ProtoMessage() {}
+
+func (x *Socket) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Socket.ProtoReflect.Descriptor instead.
+func (*Socket) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Socket) GetClientIsn() uint32 {
+	if x != nil {
+		return x.ClientIsn
+	}
+	return 0
+}
+
+func (x *Socket) GetClientAck() uint32 {
+	if x != nil {
+		return x.ClientAck
+	}
+	return 0
+}
+
+func (x *Socket) GetReceiveEdge() uint32 {
+	if x != nil {
+		return x.ReceiveEdge
+	}
+	return 0
+}
+
+func (x *Socket) GetSendEdge() uint32 {
+	if x != nil {
+		return x.SendEdge
+	}
+	return 0
+}
+
+func (x *Socket) GetMaxWindow() uint32 {
+	if x != nil {
+		return x.MaxWindow
+	}
+	return 0
+}
+
+func (x *Socket) GetMss() uint32 {
+	if x != nil {
+		return x.Mss
+	}
+	return 0
+}
+
+func (x *Socket) GetSack() bool {
+	if x != nil {
+		return x.Sack
+	}
+	return false
+}
+
+func (x *Socket) GetTimestamps() bool {
+	if x != nil {
+		return x.Timestamps
+	}
+	return false
+}
+
+func (x *Socket) GetSendScale() uint32 {
+	if x != nil {
+		return x.SendScale
+	}
+	return 0
+}
+
+func (x *Socket) GetReceiveScale() uint32 {
+	if x != nil {
+		return x.ReceiveScale
+	}
+	return 0
+}
+
+func (x *Socket) GetClock() uint32 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+func (x *Socket) GetClientClock() uint32 {
+	if x != nil {
+		return x.ClientClock
+	}
+	return 0
+}
+
+// Missed carries what the active server has received on a connection since it was
+// described: the backup's kernel may not have had a socket for it yet.
+type Missed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Conn  []byte                 `protobuf:"bytes,1,opt,name=conn,proto3" json:"conn,omitempty"`
+	// Where data begins.
+	Offset uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Data   []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// The client has closed its side behind data.
+	Eof           bool `protobuf:"varint,4,opt,name=eof,proto3" json:"eof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Missed) Reset() {
+	*x = Missed{}
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Missed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Missed) ProtoMessage() {}
+
+func (x *Missed) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Missed.ProtoReflect.Descriptor instead.
+func (*Missed) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Missed) GetConn() []byte {
+	if x != nil {
+		return x.Conn
+	}
+	return nil
+}
+
+func (x *Missed) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Missed) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Missed) GetEof() bool {
+	if x != nil {
+		return x.Eof
+	}
+	return false
+}
+
+// Held says, after everything that the backup must have of a connection that it has
+// adopted, that it is held twice from here on. The backup sends it back.
+type Held struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conn          []byte                 `protobuf:"bytes,1,opt,name=conn,proto3" json:"conn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Held) Reset() {
+	*x = Held{}
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Held) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Held) ProtoMessage() {}
+
+func (x *Held) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Held.ProtoReflect.Descriptor instead.
+func (*Held) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Held) GetConn() []byte {
+	if x != nil {
+		return x.Conn
+	}
+	return nil
+}
+
 var File_replication_v1_replication_proto protoreflect.FileDescriptor
 
 const file_replication_v1_replication_proto_rawDesc = "" +
 	"\n" +
-	" replication/v1/replication.proto\x12\x19understudy.replication.v1\"\xf8\x02\n" +
+	" replication/v1/replication.proto\x12\x19understudy.replication.v1\"\xa6\x04\n" +
 	"\x05Frame\x128\n" +
 	"\x05hello\x18\x01 \x01(\v2 .understudy.replication.v1.HelloH\x00R\x05hello\x128\n" +
 	"\x05reply\x18\x02 \x01(\v2 .understudy.replication.v1.ReplyH\x00R\x05reply\x12;\n" +
 	"\x06closed\x18\x03 \x01(\v2!.understudy.replication.v1.ClosedH\x00R\x06closed\x12A\n" +
 	"\bprogress\x18\x04 \x01(\v2#.understudy.replication.v1.ProgressH\x00R\bprogress\x12;\n" +
 	"\x06logged\x18\x05 \x01(\v2!.understudy.replication.v1.LoggedH\x00R\x06logged\x125\n" +
-	"\x04lost\x18\x06 \x01(\v2\x1f.understudy.replication.v1.LostH\x00R\x04lostB\a\n" +
+	"\x04lost\x18\x06 \x01(\v2\x1f.understudy.replication.v1.LostH\x00R\x04lost\x128\n" +
+	"\x05adopt\x18\a \x01(\v2 .understudy.replication.v1.AdoptH\x00R\x05adopt\x12;\n" +
+	"\x06missed\x18\b \x01(\v2!.understudy.replication.v1.MissedH\x00R\x06missed\x125\n" +
+	"\x04held\x18\t \x01(\v2\x1f.understudy.replication.v1.HeldH\x00R\x04heldB\a\n" +
 	"\x05frame\"c\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
@@ -622,7 +1136,50 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\areplied\x18\x02 \x01(\x04R\areplied\"2\n" +
 	"\x04Lost\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\fR\x04conn\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reasonBGZEgithub.com/understudy-net/understudy/api/replication/v1;replicationv1b\x06proto3"
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xa2\x01\n" +
+	"\x05Adopt\x12\x12\n" +
+	"\x04conn\x18\x01 \x01(\fR\x04conn\x12\x14\n" +
+	"\x05begin\x18\x02 \x01(\bR\x05begin\x12\x18\n" +
+	"\arequest\x18\x03 \x01(\fR\arequest\x12\x14\n" +
+	"\x05reply\x18\x04 \x01(\fR\x05reply\x12?\n" +
+	"\bstanding\x18\x05 \x01(\v2#.understudy.replication.v1.StandingR\bstanding\"\x8d\x02\n" +
+	"\bStanding\x12\x1a\n" +
+	"\breceived\x18\x01 \x01(\x04R\breceived\x12\x12\n" +
+	"\x04need\x18\x02 \x01(\x04R\x04need\x12\x18\n" +
+	"\awritten\x18\x03 \x01(\x04R\awritten\x12\x16\n" +
+	"\x06sealed\x18\x04 \x01(\x04R\x06sealed\x12\x1a\n" +
+	"\banswered\x18\x05 \x01(\x04R\banswered\x12\x18\n" +
+	"\ainterim\x18\x06 \x01(\bR\ainterim\x12\x1a\n" +
+	"\bstreamed\x18\a \x01(\bR\bstreamed\x12\x12\n" +
+	"\x04sent\x18\b \x01(\x03R\x04sent\x129\n" +
+	"\x06socket\x18\t \x01(\v2!.understudy.replication.v1.SocketR\x06socket\"\xe8\x02\n" +
+	"\x06Socket\x12\x1d\n" +
+	"\n" +
+	"client_isn\x18\x01 \x01(\aR\tclientIsn\x12\x1d\n" +
+	"\n" +
+	"client_ack\x18\x02 \x01(\aR\tclientAck\x12!\n" +
+	"\freceive_edge\x18\x03 \x01(\aR\vreceiveEdge\x12\x1b\n" +
+	"\tsend_edge\x18\x04 \x01(\aR\bsendEdge\x12\x1d\n" +
+	"\n" +
+	"max_window\x18\x05 \x01(\rR\tmaxWindow\x12\x10\n" +
+	"\x03mss\x18\x06 \x01(\rR\x03mss\x12\x12\n" +
+	"\x04sack\x18\a \x01(\bR\x04sack\x12\x1e\n" +
+	"\n" +
+	"timestamps\x18\b \x01(\bR\n" +
+	"timestamps\x12\x1d\n" +
+	"\n" +
+	"send_scale\x18\t \x01(\rR\tsendScale\x12#\n" +
+	"\rreceive_scale\x18\n" +
+	" \x01(\rR\freceiveScale\x12\x14\n" +
+	"\x05clock\x18\v \x01(\aR\x05clock\x12!\n" +
+	"\fclient_clock\x18\f \x01(\aR\vclientClock\"Z\n" +
+	"\x06Missed\x12\x12\n" +
+	"\x04conn\x18\x01 \x01(\fR\x04conn\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x10\n" +
+	"\x03eof\x18\x04 \x01(\bR\x03eof\"\x1a\n" +
+	"\x04Held\x12\x12\n" +
+	"\x04conn\x18\x01 \x01(\fR\x04connBGZEgithub.com/understudy-net/understudy/api/replication/v1;replicationv1b\x06proto3"
 
 var (
 	file_replication_v1_replication_proto_rawDescOnce sync.Once
@@ -636,7 +1193,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(*Frame)(nil),    // 0: understudy.replication.v1.Frame
 	(*Hello)(nil),    // 1: understudy.replication.v1.Hello
@@ -645,19 +1202,29 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*Progress)(nil), // 4: understudy.replication.v1.Progress
 	(*Logged)(nil),   // 5: understudy.replication.v1.Logged
 	(*Lost)(nil),     // 6: understudy.replication.v1.Lost
+	(*Adopt)(nil),    // 7: understudy.replication.v1.Adopt
+	(*Standing)(nil), // 8: understudy.replication.v1.Standing
+	(*Socket)(nil),   // 9: understudy.replication.v1.Socket
+	(*Missed)(nil),   // 10: understudy.replication.v1.Missed
+	(*Held)(nil),     // 11: understudy.replication.v1.Held
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
-	1, // 0: understudy.replication.v1.Frame.hello:type_name -> understudy.replication.v1.Hello
-	2, // 1: understudy.replication.v1.Frame.reply:type_name -> understudy.replication.v1.Reply
-	3, // 2: understudy.replication.v1.Frame.closed:type_name -> understudy.replication.v1.Closed
-	4, // 3: understudy.replication.v1.Frame.progress:type_name -> understudy.replication.v1.Progress
-	5, // 4: understudy.replication.v1.Frame.logged:type_name -> understudy.replication.v1.Logged
-	6, // 5: understudy.replication.v1.Frame.lost:type_name -> understudy.replication.v1.Lost
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	1,  // 0: understudy.replication.v1.Frame.hello:type_name -> understudy.replication.v1.Hello
+	2,  // 1: understudy.replication.v1.Frame.reply:type_name -> understudy.replication.v1.Reply
+	3,  // 2: understudy.replication.v1.Frame.closed:type_name -> understudy.replication.v1.Closed
+	4,  // 3: understudy.replication.v1.Frame.progress:type_name -> understudy.replication.v1.Progress
+	5,  // 4: understudy.replication.v1.Frame.logged:type_name -> understudy.replication.v1.Logged
+	6,  // 5: understudy.replication.v1.Frame.lost:type_name -> understudy.replication.v1.Lost
+	7,  // 6: understudy.replication.v1.Frame.adopt:type_name -> understudy.replication.v1.Adopt
+	10, // 7: understudy.replication.v1.Frame.missed:type_name -> understudy.replication.v1.Missed
+	11, // 8: understudy.replication.v1.Frame.held:type_name -> understudy.replication.v1.Held
+	8,  // 9: understudy.replication.v1.Adopt.standing:type_name -> understudy.replication.v1.Standing
+	9,  // 10: understudy.replication.v1.Standing.socket:type_name -> understudy.replication.v1.Socket
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -672,6 +1239,9 @@ func file_replication_v1_replication_proto_init() {
 		(*Frame_Progress)(nil),
 		(*Frame_Logged)(nil),
 		(*Frame_Lost)(nil),
+		(*Frame_Adopt)(nil),
+		(*Frame_Missed)(nil),
+		(*Frame_Held)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -679,7 +1249,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
