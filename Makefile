@@ -54,7 +54,8 @@ check:
 	$(GO) vet ./...
 	$(GO) test ./...
 
-FUZZTIME ?= 30s
+# A minute each; FUZZTIME=1h for longer.
+FUZZTIME ?= 1m
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \
 	    for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \

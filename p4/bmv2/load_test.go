@@ -235,16 +235,27 @@ func deepExpression(t *testing.T) string {
 
 // FuzzLoad feeds the loader, and what it accepts to the engine with one packet.
 // Nothing may panic, hang, or take memory without bound. With edits, the input is
-// not data but the small program with some of its nodes replaced, which gets much
+// not data but one of our programs with some of its nodes replaced, which gets much
 // deeper than bytes that are mostly no JSON.
 func FuzzLoad(f *testing.F) {
-	good := small(f)
-	f.Add(good, []byte{}, []byte("\x01\x50\x12\x00payload"))
-	f.Add([]byte(`{"__meta__":{"version":[2,23]}}`), []byte{}, []byte{})
-	f.Add([]byte{}, []byte{0, 10, 3, 1, 0, 40}, []byte("\x02\x50\x12\x00payload"))
-	f.Fuzz(func(t *testing.T, data, edits, frame []byte) {
+	programs := [][]byte{small(f)}
+	for _, name := range []string{"../v1model/testdata/arch.json", "../softswitch/testdata/objects.json"} {
+		js, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		programs = append(programs, js)
+	}
+	f.Add(programs[0], []byte{}, uint8(0), []byte("\x01\x50\x12\x00payload"))
+	f.Add([]byte(`{"__meta__":{"version":[2,23]}}`), []byte{}, uint8(0), []byte{})
+	f.Add([]byte{}, []byte{0, 10, 3, 1, 0, 40}, uint8(0), []byte("\x02\x50\x12\x00payload"))
+	f.Add([]byte{}, []byte{2, 10, 3, 5, 0, 40}, uint8(1), []byte("\x02\x00\x00\x01\xff\xfe payload"))
+	for kind := range byte(12) {
+		f.Add([]byte{}, []byte{kind, 77 * kind, 3, 5, kind, 40}, uint8(2), []byte{kind, 1, 0, 7, 0, 0, 0, 1, 0, 0})
+	}
+	f.Fuzz(func(t *testing.T, data, edits []byte, base uint8, frame []byte) {
 		if len(edits) > 0 {
-			data = mutate(t, good, edits)
+			data = mutate(t, programs[int(base)%len(programs)], edits)
 		}
 		p, err := bmv2.Load(data)
 		if err != nil {
@@ -258,6 +269,11 @@ func FuzzLoad(f *testing.F) {
 		}
 		for _, r := range p.Registers {
 			if r.Size > 1<<16 {
+				return
+			}
+		}
+		for _, m := range p.Meters {
+			if m.Size > 1<<14 {
 				return
 			}
 		}
@@ -309,7 +325,10 @@ func mutate(t *testing.T, doc, edits []byte) []byte {
 			"head", "opt", "expression", "field", "hexstr", "+", "-", "<<", ">>", "/", "%", "~", "==", ">=", "?", "not", "and",
 			"two_comp_mod", "usat_cast", "d2b", "b2d", "valid", "assign", "assign_VL", "assign_header", "add_header",
 			"remove_header", "exit", "_jump", "_jump_if_zero", "truncate", "register_read", "modify_field_rng_uniform",
-			"crc32", "identity", "lpm", "exact", "ternary", "range", []any{}, map[string]any{}, []any{"opt", "bytes"}, []any{"head", "$valid$"}}
+			"header_stack", "header_union", "stack_field", "union_stack", "dereference_header_stack", "last_stack_index", "push", "pop",
+			"lookahead", "advance", "extract_VL", "parse_vset", "verify", "shift", "primitive", "clone_ingress_pkt_to_egress",
+			"resubmit", "recirculate", "generate_digest", "execute_meter", "meter_array", "count", "log_msg", "assert", "indirect",
+			"indirect_ws", "crc32", "identity", "lpm", "exact", "ternary", "range", []any{}, map[string]any{}, []any{"opt", "bytes"}, []any{"head", "$valid$"}}
 		at := places[(int(edits[0])<<8|int(edits[1]))%len(places)]
 		if c := int(edits[2]); c < len(values) {
 			at.set(values[c])

@@ -2,7 +2,15 @@
 
 package softswitch
 
-import p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+import (
+	"context"
+	"io"
+
+	p4v1 "github.com/p4lang/p4runtime/go/p4/v1"
+	"google.golang.org/protobuf/proto"
+
+	switchv1 "github.com/understudy-net/understudy/api/switch/v1"
+)
 
 // What Send returns, so that it is counted, for a frame that is lost.
 var (
@@ -55,3 +63,79 @@ func (s *Switch) Forward(port uint16, frame []byte) {
 	defer f.close()
 	f.forward(port, frame, nil)
 }
+
+// A Stream is a stream channel without a connection.
+type Stream struct {
+	p4v1.P4Runtime_StreamChannelServer
+	ctx  context.Context
+	in   chan *p4v1.StreamMessageRequest
+	done chan struct{}
+}
+
+// OpenStream begins a stream channel, which Close ends. What the switch sends is lost.
+func (s *Switch) OpenStream(ctx context.Context) *Stream {
+	st := &Stream{ctx: ctx, in: make(chan *p4v1.StreamMessageRequest), done: make(chan struct{})}
+	go func() {
+		defer close(st.done)
+		s.StreamChannel(st)
+	}()
+	return st
+}
+
+// Context, Recv and Send are what the switch calls.
+func (st *Stream) Context() context.Context { return st.ctx }
+
+func (st *Stream) Recv() (*p4v1.StreamMessageRequest, error) {
+	select {
+	case m, ok := <-st.in:
+		if ok {
+			return m, nil
+		}
+		return nil, io.EOF
+	case <-st.ctx.Done():
+		return nil, st.ctx.Err()
+	}
+}
+
+func (st *Stream) Send(*p4v1.StreamMessageResponse) error { return nil }
+
+// Put hands the switch a message; false means that the stream has ended.
+func (st *Stream) Put(m *p4v1.StreamMessageRequest) bool {
+	select {
+	case st.in <- m:
+		return true
+	case <-st.done:
+		return false
+	}
+}
+
+// Close ends the stream and waits until the switch has noticed.
+func (st *Stream) Close() {
+	close(st.in)
+	<-st.done
+}
+
+// Answers is the server's side of a Read; it counts the entities.
+type Answers struct {
+	p4v1.P4Runtime_ReadServer
+	Ctx      context.Context
+	Entities int
+}
+
+// Context and Send are what the switch calls.
+func (a *Answers) Context() context.Context { return a.Ctx }
+
+func (a *Answers) Send(m *p4v1.ReadResponse) error {
+	a.Entities += len(m.GetEntities())
+	_, err := proto.Marshal(m) // what gRPC would do
+	return err
+}
+
+// Trace tells what would happen to a frame; nil: the request is refused.
+func (s *Switch) Trace(port uint32, frame []byte) *switchv1.PacketTrace {
+	p, _ := tracer{s: s}.Trace(context.Background(), &switchv1.TraceRequest{Port: port, Frame: frame})
+	return p
+}
+
+// Timers does what is due.
+func (s *Switch) Timers() { s.runTimers() }

@@ -327,6 +327,30 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// objects loads the P4Runtime server's test program, with a group and a session.
+func objects(f *testing.F) *v1model.Switch {
+	js, err := os.ReadFile("../softswitch/testdata/objects.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	p, err := bmv2.Load(js)
+	if err != nil {
+		f.Fatal(err)
+	}
+	s, err := v1model.New(p, v1model.Options{Seed: 1, Digest: func(d *v1model.Digest) { d.Values() }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	replicas := []v1model.Replica{{Port: 2, RID: 1}, {Port: 3}}
+	if err := s.InsertGroup(&v1model.Group{ID: 7, Replicas: replicas}); err != nil {
+		f.Fatal(err)
+	}
+	if err := s.InsertCloneSession(&v1model.CloneSession{ID: 1, Replicas: replicas, Length: 5}); err != nil {
+		f.Fatal(err)
+	}
+	return s
+}
+
 // FuzzProcess sends packets through the programs of this tree.
 func FuzzProcess(f *testing.F) {
 	f.Add(uint16(1), request(20))
@@ -337,13 +361,19 @@ func FuzzProcess(f *testing.F) {
 	if _, err := os.Stat("../build/understudy.json"); err == nil {
 		programs = append(programs, oneService(f))
 	}
+	for kind := range byte(12) {
+		f.Add(uint16(3), []byte{kind, 1, 0, 7, 0, 0, 0, 1, 0, 0})
+	}
+	programs = append(programs, objects(f))
 	f.Fuzz(func(t *testing.T, port uint16, frame []byte) {
+		emit := func(port uint16, data []byte) {
+			if port > v1model.MaxPort || len(data) > len(frame)+256 {
+				t.Errorf("port %d, %d bytes", port, len(data))
+			}
+		}
 		for _, s := range programs {
-			s.Process(port%512, frame, func(port uint16, data []byte) {
-				if port > v1model.MaxPort || len(data) > len(frame)+256 {
-					t.Errorf("port %d, %d bytes", port, len(data))
-				}
-			})
+			s.Process(port%512, frame, emit)
+			s.Trace(port%512, frame, emit)
 		}
 	})
 }
