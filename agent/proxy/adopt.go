@@ -302,7 +302,7 @@ func (s *Server) begin(m *candidate, stream Stream, now time.Time) moved {
 	standing := &replicationv1.Standing{
 		Received: c.in.received(), Need: c.in.need,
 		Written: c.out.written, Sealed: c.out.sealed,
-		Answered: c.answered, Interim: c.interim, Streamed: c.streaming,
+		Answered: c.answered, Interim: c.interim, Partial: c.partial.describe(),
 		Socket: sock,
 	}
 	c.mu.Unlock()
@@ -510,11 +510,12 @@ func (c *conn) inherit(st *replicationv1.Standing) error {
 	c.in.base, c.in.need, c.in.pos, c.in.data = base, st.GetNeed(), st.GetReceived(), j.request
 	w := st.GetWritten()
 	c.out = replyLog{written: w, sealed: w, end: w}
-	c.log(j.reply[:whole])
+	c.log(j.reply[:whole], span{})
 	c.out.seal(0)
-	c.log(j.reply[whole:])
+	c.log(j.reply[whole:], span{})
 	c.acked = w
-	c.answered, c.interim, c.streaming = st.GetAnswered(), st.GetInterim(), st.GetStreamed()
+	c.answered, c.interim, c.partial = st.GetAnswered(), st.GetInterim(), inheritPartial(st.GetPartial())
+	c.in.spent = c.partial != nil && c.partial.status == 101
 	j.request, j.reply = nil, nil
 	return nil
 }

@@ -16,25 +16,34 @@ func (c *conn) logReply(r *replicationv1.Reply) {
 	if r.GetBegin() {
 		c.discard()
 	}
-	c.log(r.GetData())
+	c.log(r.GetData(), spanOf(r))
 	switch {
 	case r.GetInterim():
 		c.interim = true
 		c.out.seal(0)
 	case r.GetEnd():
-		c.streaming, c.interim = false, false
+		c.partial, c.interim = nil, false
 		c.out.seal(0)
 		c.in.done(r.GetRequestEnd())
 		c.answered++
 	case r.GetStreamed():
-		c.streaming = true
-		c.out.seal(0)
+		c.show(0)
 	}
 	if r.GetClose() {
 		c.finishLocked()
 		return
 	}
 	c.wake()
+}
+
+// spanOf takes a frame's word for what its bytes are, as far as that can be true.
+func spanOf(r *replicationv1.Reply) span {
+	n := uint64(len(r.GetData()))
+	head, at, body := uint64(r.GetHead()), uint64(r.GetBodyAt()), uint64(r.GetBody())
+	if head > n || at+body > n {
+		return span{}
+	}
+	return span{head: int(head), at: int(at), body: int(body)}
 }
 
 // confirmable returns how much the active server may show, and whether that is news.

@@ -78,6 +78,7 @@ type requestBody struct {
 	chunked  *http1.Decoder
 	complete bool // it has been read to its end
 	closed   bool
+	tunnel   bool  // it is no body, but whatever the client sends until it closes
 	err      error // what is wrong with it
 }
 
@@ -137,12 +138,14 @@ func (b *requestBody) wait() error {
 		return c.gone
 	case b.closed:
 		return errAbandoned
+	case c.in.eof && b.tunnel:
+		return io.EOF
 	case c.in.eof:
 		return io.ErrUnexpectedEOF
 	case c.late:
 		return errTooSlow
 	}
-	c.body = true
+	c.body = !b.tunnel
 	c.cond.Wait()
 	c.body = false
 	return nil

@@ -47,7 +47,8 @@ type conn struct {
 	confirmed    uint64 // reply bytes that this backup has confirmed
 	answered     uint64 // requests with a complete reply
 	interim      bool   // an interim response to the request in hand has been logged
-	streaming    bool   // the reply in the making is streamed: its beginning was shown
+	// partial is the reply in the making if it is streamed: its beginning was shown.
+	partial *partialReply
 	// replay: the request in hand may have been run before, elsewhere. Until
 	// replayBefore that also holds for one of which nothing had arrived here.
 	replay       bool
@@ -206,28 +207,51 @@ func (c *conn) finishLocked() {
 // that the dead server had before: a retransmission, after the client's RTO.
 const replayDoubt = time.Second
 
-// promote makes this copy the one that speaks. It reports false when the
-// connection cannot go on: part of a reply was shown that this server cannot
-// continue, or a request that must run again is no longer held.
-func (c *conn) promote(released bool) bool {
+// Why a connection cannot go on after a failover.
+var (
+	errNoSocket  = errors.New("this server's kernel does not have it")
+	errForgotten = errors.New("the request in hand is too long to be held here")
+	errEndless   = errors.New("what it carries has no other copy: server-sent events, or a tunnel")
+)
+
+// promote makes this copy the one that speaks. The error says why the connection
+// cannot go on: it is then to be given up.
+func (c *conn) promote(released bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone != nil {
-		return true
+		return nil
 	}
-	if c.sock == nil || c.streaming || c.joining != nil {
-		return false
+	if c.sock == nil || c.joining != nil {
+		return errNoSocket
 	}
 	c.discard()
-	if !c.in.replayable() {
-		return false
+	c.active, c.released, c.protected = true, released, false
+	switch {
+	case c.partial != nil && c.partial.endless:
+		return errEndless
+	case !c.in.replayable():
+		return errForgotten
 	}
 	c.in.pos = c.in.need
-	c.active, c.released, c.protected = true, released, false
 	c.replay = c.in.unread() > 0
 	c.heard = time.Now()
 	c.replayBefore = c.heard.Add(replayDoubt)
 	c.wake()
+	return nil
+}
+
+// cutOff lets a connection end in order that cannot go on in the middle of a reply: what
+// was logged is written first. It reports false where the client would take that for
+// the reply's end, or has seen nothing of it.
+func (c *conn) cutOff() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.partial == nil || c.partial.mute() {
+		return false
+	}
+	c.discard()
+	c.finishLocked()
 	return true
 }
 

@@ -74,7 +74,11 @@ func (f *forward) head(req *http1.Request) []byte {
 	case req.Length > 0 || req.Header.Count("Content-Length") > 0:
 		b = http1.AppendField(b, "Content-Length", strconv.FormatInt(req.Length, 10))
 	}
-	if req.Header.Has("TE", "trailers") {
+	switch {
+	case upgradable(req):
+		b = http1.AppendField(b, "Upgrade", req.Upgrade)
+		b = http1.AppendField(b, "Connection", "Upgrade")
+	case req.Header.Has("TE", "trailers"):
 		b = http1.AppendField(b, "TE", "trailers")
 		b = http1.AppendField(b, "Connection", "TE")
 	}
@@ -132,6 +136,9 @@ func replyHead(resp *http1.Response, req *http1.Request, closing bool, now time.
 		b = http1.AppendField(b, "Content-Length", strconv.FormatInt(length, 10))
 	}
 	switch {
+	case resp.Status == 101:
+		b = http1.AppendField(b, "Upgrade", resp.Header.Get("Upgrade"))
+		b = http1.AppendField(b, "Connection", "Upgrade")
 	case resp.Status < 200:
 	case closing:
 		b = http1.AppendField(b, "Connection", "close")

@@ -557,24 +557,6 @@ func TestDeadApplicationWithholds(t *testing.T) {
 	}
 }
 
-func TestStreamedReplyEndsAtFailover(t *testing.T) {
-	p := newPair(t, Config{WholeReply: 100000})
-	c := dialTwin(t, p.a, p.b)
-	c.send(1, "/?size=2000000&chunked=1", nil)
-	c.expect(1) // without a fault it is whole
-	n := c.read.n
-	c.send(2, "/?size=200000000", nil)
-	if _, err := io.CopyN(io.Discard, c.reply, 500000); err != nil {
-		t.Fatal(err)
-	}
-	p.kill(c)
-	_ = n
-	eventually(t, "the connection is ended and counted", func() bool { return p.b.proxy.Stats().Ended.Load() == 1 })
-	if !p.b.kernel.marked[c.client] {
-		t.Error("the client is not told")
-	}
-}
-
 // A reply that the backup holds in part only must not be shown, not even the part
 // that it holds: it would be thrown away.
 func TestNoPartOfAReplyIsShownBeforeItsEnd(t *testing.T) {

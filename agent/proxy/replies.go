@@ -27,34 +27,42 @@ type segment struct {
 	// need is how much of the client's stream the backup must have before this
 	// may be shown: the request that it answers.
 	need uint64
+	span
 }
 
 // append adds bytes of a reply in the making; b is kept.
-func (l *replyLog) append(b []byte) {
+func (l *replyLog) append(b []byte, s span) {
 	if len(b) == 0 {
 		return
 	}
 	l.end += uint64(len(b))
-	l.segments = append(l.segments, segment{data: b, end: l.end})
+	l.segments = append(l.segments, segment{data: b, end: l.end, span: s})
+}
+
+// making yields the pieces of the reply in the making.
+func (l *replyLog) making() []segment {
+	i := len(l.segments)
+	for i > 0 && l.segments[i-1].end > l.sealed {
+		i--
+	}
+	return l.segments[i:]
 }
 
 // seal makes everything appended so far part of what may be shown, once the
 // backup has the client's stream up to need.
 func (l *replyLog) seal(need uint64) {
-	for i := len(l.segments) - 1; i >= 0 && l.segments[i].end > l.sealed; i-- {
-		l.segments[i].need = need
+	making := l.making()
+	for i := range making {
+		making[i].need = need
 	}
 	l.sealed = l.end
 }
 
 // discard throws away a reply in the making.
 func (l *replyLog) discard() {
-	i := len(l.segments)
-	for i > 0 && l.segments[i-1].end > l.sealed {
-		i--
-	}
-	clear(l.segments[i:])
-	l.segments = l.segments[:i]
+	making := l.making()
+	clear(making)
+	l.segments = l.segments[:len(l.segments)-len(making)]
 	l.end = l.sealed
 }
 

@@ -21,8 +21,8 @@ import (
 const piece = 64 << 10
 
 // log appends to the replies; mu is held.
-func (c *conn) log(b []byte) {
-	c.out.append(b)
+func (c *conn) log(b []byte, s span) {
+	c.out.append(b, s)
 	c.srv.held.Add(int64(len(b)))
 }
 
@@ -33,32 +33,52 @@ func (c *conn) discard() {
 	c.srv.held.Add(int64(c.out.held() - before))
 }
 
+// show makes the reply in the making a streamed one, all of which so far may be shown
+// once the backup has the client's stream up to need; mu is held.
+func (c *conn) show(need uint64) {
+	if c.partial == nil {
+		c.partial = &partialReply{endless: true} // until its head is known
+	}
+	for _, s := range c.out.making() {
+		c.partial.add(s.data, s.span)
+	}
+	if c.partial.status == 101 {
+		c.in.spent = true
+	}
+	c.out.seal(need)
+}
+
+// frame returns the frame for a piece of a reply.
+func (s span) frame(b []byte) *replicationv1.Reply {
+	return &replicationv1.Reply{Data: b, Head: uint32(s.head), BodyAt: uint32(s.at), Body: uint32(s.body)}
+}
+
 // appendReply adds a piece of the reply in the making and sends it to the backup.
 // begin is true for the first piece, stream makes the reply one that is shown before
 // its end. That it also becomes when it is too long to be logged whole, or when all
 // connections together hold too much. It then waits while too much is held: for a slow
 // client, or a slow backup.
-func (c *conn) appendReply(b []byte, begin, stream bool) error {
+func (c *conn) appendReply(b []byte, s span, begin, stream bool) error {
 	c.mu.Lock()
 	if c.gone != nil {
 		c.mu.Unlock()
 		return c.gone
 	}
-	c.log(b)
+	c.log(b, s)
 	making := c.out.end - c.out.sealed
-	if stream || making > uint64(c.srv.cfg.WholeReply) || c.srv.full() && making > piece {
-		c.streaming = true
-	}
-	if c.streaming {
-		c.out.seal(c.in.pos)
+	f := s.frame(b)
+	f.Request, f.Begin = c.answered+1, begin
+	f.Streamed = stream || c.partial != nil || making > uint64(c.srv.cfg.WholeReply) || c.srv.full() && making > piece
+	if f.Streamed {
+		c.show(c.in.pos)
 		c.wake()
 	}
-	streaming, request, copied := c.streaming, c.answered+1, c.replicate()
+	copied := c.replicate()
 	c.mu.Unlock()
 	if copied {
-		c.sendReply(&replicationv1.Reply{Request: request, Data: b, Streamed: streaming, Begin: begin})
+		c.sendReply(f)
 	}
-	if !streaming {
+	if !f.Streamed {
 		return nil
 	}
 	c.mu.Lock()
@@ -71,24 +91,26 @@ func (c *conn) appendReply(b []byte, begin, stream bool) error {
 
 // endReply completes the reply to the request that ends at offset end of the client's
 // stream, with its last piece. With closing the connection ends after it.
-func (c *conn) endReply(b []byte, begin bool, end uint64, closing bool) {
+func (c *conn) endReply(b []byte, s span, begin bool, end uint64, closing bool) {
 	c.mu.Lock()
 	if c.gone != nil {
 		c.mu.Unlock()
 		return
 	}
-	c.log(b)
+	c.log(b, s)
 	c.out.seal(end)
 	c.in.done(end)
 	c.answered++
-	c.streaming, c.interim, c.replay = false, false, false
+	c.partial, c.interim, c.replay = nil, false, false
 	c.replayBefore = time.Time{}
 	c.heard = time.Now()
-	request, copied := c.answered, c.replicate()
+	f := s.frame(b)
+	f.Request, f.Begin, f.End, f.RequestEnd, f.Close = c.answered, begin, true, end, closing
+	copied := c.replicate()
 	c.wake()
 	c.mu.Unlock()
 	if copied {
-		c.sendReply(&replicationv1.Reply{Request: request, Data: b, Begin: begin, End: true, RequestEnd: end, Close: closing})
+		c.sendReply(f)
 	}
 }
 
@@ -101,7 +123,7 @@ func (c *conn) appendInterim(b []byte) {
 		return
 	}
 	c.interim = true
-	c.log(b)
+	c.log(b, span{})
 	c.out.seal(c.in.pos)
 	request, copied := c.answered+1, c.replicate()
 	c.wake()
@@ -138,15 +160,13 @@ func (c *conn) sendReply(r *replicationv1.Reply) {
 	c.mu.Unlock()
 }
 
-// discardReply throws a broken reply away; false when part of it was shown.
-func (c *conn) discardReply() bool {
+// discardReply throws away what was not shown of a broken reply. It returns the rest,
+// nil if nothing was shown.
+func (c *conn) discardReply() *partialReply {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.streaming {
-		return false
-	}
 	c.discard()
-	return true
+	return c.partial
 }
 
 // refuse answers what is not a request, where there is somebody to answer, and lets the
@@ -175,7 +195,7 @@ func (c *conn) answerPlain(status int, reason string, req *http1.Request) {
 	c.mu.Lock()
 	end := c.in.received()
 	c.mu.Unlock()
-	c.endReply(b, true, end, true)
+	c.endReply(b, span{}, true, end, true)
 }
 
 // A replyCopier cuts the body of a reply into pieces, each of which becomes a segment
@@ -185,6 +205,7 @@ type replyCopier struct {
 	body   *replyBody
 	length int64  // of the body; http1.Chunked or http1.UntilClose
 	buf    []byte // the piece in the making
+	span   span   // what it is
 	begin  bool   // nothing of the reply has been logged yet
 	stream bool   // show what there is; else the reply is logged whole
 	shown  bool   // what has been logged is shown
@@ -197,7 +218,7 @@ type replyCopier struct {
 func (c *conn) newCopier(resp *reply, head []byte, length int64) *replyCopier {
 	r := &replyCopier{c: c, body: resp.body, length: length, buf: head, begin: true, silence: c.srv.cfg.UpstreamTimeout}
 	switch {
-	case isEventStream(resp.Header):
+	case isEventStream(resp.Header), resp.Status == 101:
 		r.stream, r.silence = true, 0
 	case length > int64(c.srv.cfg.WholeReply):
 		r.stream = true
@@ -233,6 +254,12 @@ func (r *replyCopier) run() (last []byte, err error) {
 	}
 }
 
+// start logs the head alone.
+func (r *replyCopier) start() error {
+	r.span = span{head: len(r.buf), at: len(r.buf)}
+	return r.flush()
+}
+
 // fill puts a part of the body behind what is in buf: as much as there is room for, or,
 // if the reply is streamed, what there is without waiting. The error is io.EOF at the
 // body's end.
@@ -265,9 +292,12 @@ func (r *replyCopier) fill() (err error) {
 			r.stream, err = true, nil // the application takes its time
 		}
 	}
-	switch n := len(r.buf) - at; {
+	n := len(r.buf) - at
+	r.span = span{head: prefix, at: at, body: n}
+	switch {
 	case n == 0:
 		r.buf = r.buf[:prefix]
+		r.span.at = prefix
 	case r.length == http1.Chunked:
 		http1.PutChunkHead(r.buf[prefix:], n)
 		r.buf = append(r.buf, "\r\n"...)
@@ -297,7 +327,7 @@ func (r *replyCopier) flush() error {
 	} else {
 		r.buf = nil
 	}
-	err := r.c.appendReply(b, r.begin, r.stream)
+	err := r.c.appendReply(b, r.span, r.begin, r.stream)
 	r.begin, r.shown = false, r.stream
 	return err
 }

@@ -21,6 +21,7 @@ type requestStream struct {
 	pos   uint64
 	data  []byte
 	eof   bool
+	spent bool // what has been parsed is not needed again
 }
 
 func (r *requestStream) received() uint64 { return r.base + uint64(len(r.data)) }
@@ -38,6 +39,10 @@ func (r *requestStream) append(b []byte) {
 
 // overflow drops the oldest bytes beyond limit, but none at or after keep.
 func (r *requestStream) overflow(keep uint64) {
+	if r.spent {
+		r.done(keep)
+		return
+	}
 	if n := len(r.data) - r.limit; n > 0 {
 		r.drop(min(r.base+uint64(n), keep))
 	}

@@ -65,29 +65,32 @@ func (c *conn) answer(ctx context.Context, req *http1.Request) bool {
 		if c.over() {
 			return false
 		}
-		if fault := body.fault(); fault != nil {
-			c.discardReply()
+		partial := c.discardReply()
+		if fault := body.fault(); fault != nil && partial == nil {
 			c.refuse(fault) // the client's own
 			return false
-		}
-		c.srv.stats.UpstreamErrors.Add(1)
-		// The local application erred. The client has not seen a byte of it, or
-		// the connection cannot go on.
-		if !c.discardReply() {
-			c.srv.giveUp(c, fmt.Errorf("the local application broke off a streamed reply: %w", err))
+		} else if fault != nil || errors.Is(err, errDiffers) {
+			c.srv.giveUp(c, err)
 			return false
 		}
+		// The local application erred. Another run answers the request, or
+		// continues the reply that was begun.
+		c.srv.stats.UpstreamErrors.Add(1)
 		up := c.srv.app.Suspect(ctx, err)
 		body = body.again(req)
 		if c.over() {
 			return false
 		}
-		if late := errors.Is(err, os.ErrDeadlineExceeded); late || body == nil || up && attempt >= 3 || time.Now().After(patience) {
-			status, reason := http.StatusBadGateway, "the application does not answer"
-			if late {
-				status, reason = http.StatusGatewayTimeout, "the application took too long"
-			}
-			c.answerPlain(status, reason, req)
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		switch give := late || body == nil || up && attempt >= 3 || time.Now().After(patience); {
+		case give && partial != nil, partial != nil && partial.endless:
+			c.srv.giveUp(c, err)
+			return false
+		case give && late:
+			c.answerPlain(http.StatusGatewayTimeout, "the application took too long", req)
+			return false
+		case give:
+			c.answerPlain(http.StatusBadGateway, "the application does not answer", req)
 			return false
 		}
 		c.pause(time.Duration(attempt+1) * 2 * time.Millisecond)
@@ -99,8 +102,16 @@ func (c *conn) answer(ctx context.Context, req *http1.Request) bool {
 func (c *conn) attempt(ctx context.Context, req *http1.Request, body *requestBody, again bool) (closing bool, err error) {
 	f := forward{client: c.id.Client, vip: c.id.VIP}
 	f.name, f.replay = c.name(again)
+	partial := c.discardReply()
+	if partial != nil {
+		if partial.complete() {
+			return c.complete(nil, span{}, false, body, !req.KeepAlive), nil
+		}
+		f.extra = partial.ask(req.Method)
+	}
 	out := &outgoing{
 		method: req.Method, head: f.head(req), length: req.Length, body: body, trailer: body.trailer,
+		upgrade: upgradable(req) && partial == nil,
 	}
 	if req.Minor == 1 && !c.interimShown() {
 		out.interim = func(resp *http1.Response) {
@@ -113,15 +124,35 @@ func (c *conn) attempt(ctx context.Context, req *http1.Request, body *requestBod
 		return false, err
 	}
 	defer resp.body.Close()
-	head, length, closing := replyHead(resp.Response, req, !req.KeepAlive, time.Now())
-	r := c.newCopier(resp, head, length)
+	if resp.Status == http.StatusSwitchingProtocols {
+		return true, c.tunnel(resp, req)
+	}
+	var r *replyCopier
+	if partial == nil {
+		head, length, closes := replyHead(resp.Response, req, !req.KeepAlive, time.Now())
+		r, closing = c.newCopier(resp, head, length), closes
+	} else {
+		if err := partial.skip(resp, f.extra, c.srv.cfg.UpstreamTimeout); err != nil {
+			return false, err
+		}
+		c.srv.stats.Continued.Add(1)
+		r = c.newCopier(resp, nil, partial.rest())
+		r.begin, r.stream, r.shown = false, true, true
+		closing = !req.KeepAlive || partial.length == http1.UntilClose
+	}
 	last, err := r.run()
 	if err != nil {
 		return false, err
 	}
+	return c.complete(last, r.span, r.begin, body, closing), nil
+}
+
+// complete logs the last piece of a reply. It returns whether the connection is closed
+// after it.
+func (c *conn) complete(last []byte, s span, begin bool, body *requestBody, closing bool) bool {
 	end, known := body.close()
-	c.endReply(last, r.begin, end, closing || !known)
-	return closing || !known, nil
+	c.endReply(last, s, begin, end, closing || !known)
+	return closing || !known
 }
 
 // name returns the name of the request in hand, and whether it may have been run before.

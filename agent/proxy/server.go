@@ -194,6 +194,7 @@ type Stats struct {
 	Accepted       atomic.Uint64
 	Refused        atomic.Uint64 // requests that are wrong, and were answered so
 	Replayed       atomic.Uint64 // requests run again
+	Continued      atomic.Uint64 // replies shown in part that another run continued
 	Ended          atomic.Uint64 // connections that could not go on
 	Unprotected    atomic.Uint64 // connections that lost their second copy
 	Adopted        atomic.Uint64 // connections that got one while they were live
@@ -421,9 +422,9 @@ func (s *Server) Lead(released bool) (ended int) {
 			c.mu.Unlock()
 			continue
 		}
-		if !c.promote(released) {
+		if why := c.promote(released); why != nil {
 			ended++
-			s.giveUp(c, errors.New("it cannot be continued here"))
+			s.giveUp(c, why)
 		}
 	}
 	if was == following {
@@ -552,11 +553,14 @@ func (s *Server) kick(list []*conn) {
 	}
 }
 
-// giveUp ends a connection that cannot go on, with an RST to the client.
+// giveUp ends a connection that cannot go on: in order, if the client sees so that
+// something is missing, else with an RST.
 func (s *Server) giveUp(c *conn, why error) {
 	s.stats.Ended.Add(1)
 	s.log.Warn("connection ended", "client", c.id.Client, "reason", why)
-	c.drop(why, true)
+	if !c.cutOff() {
+		c.drop(why, true)
+	}
 }
 
 // Handle takes a frame that arrived on stream.

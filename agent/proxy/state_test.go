@@ -46,13 +46,13 @@ func TestRequestStream(t *testing.T) {
 
 func TestReplyLog(t *testing.T) {
 	l := &replyLog{}
-	l.append([]byte("partial"))
+	l.append([]byte("partial"), span{})
 	if b := l.next(100, 100); b != nil {
 		t.Errorf("a reply in the making is shown: %q", b)
 	}
 	l.discard()
-	l.append([]byte("who"))
-	l.append([]byte("le"))
+	l.append([]byte("who"), span{})
+	l.append([]byte("le"), span{})
 	l.seal(50)
 	if b := l.next(100, 49); b != nil {
 		t.Errorf("shown before the backup has the request: %q", b)
@@ -64,7 +64,7 @@ func TestReplyLog(t *testing.T) {
 	if b := l.next(2, 50); b != nil {
 		t.Errorf("up to 2 again: %q", b)
 	}
-	l.append([]byte("next"))
+	l.append([]byte("next"), span{})
 	var out []byte
 	for b := l.next(100, 50); b != nil; b = l.next(100, 50) {
 		out = append(out, b...)
@@ -93,7 +93,7 @@ func TestReplyLogAtRandom(t *testing.T) {
 			for i := range b {
 				b[i] = byte(r.Uint32())
 			}
-			l.append(b)
+			l.append(b, span{})
 			making = append(making, b...)
 		case 2:
 			l.seal(0)

@@ -97,7 +97,7 @@ func (u *upstream) roundTrip(ctx context.Context, req *outgoing) (*reply, error)
 			c.Close()
 		}
 	}
-	if resp.Length == 0 && resp.Status != 101 {
+	if resp.body.remain == 0 {
 		resp.body.end(true)
 	}
 	return resp, nil
@@ -138,6 +138,9 @@ func (c *upstreamConn) exchange(req *outgoing, timeout time.Duration) (*reply, e
 	answered = true
 	c.SetReadDeadline(time.Time{})
 	body.keep, body.remain = resp.KeepAlive, resp.Length
+	if resp.Status == 101 {
+		body.keep, body.remain = false, http1.UntilClose
+	}
 	if resp.Length == http1.Chunked {
 		body.chunked = new(http1.Decoder)
 	}

@@ -23,7 +23,7 @@ import (
 )
 
 // Version of the protocol. Two agents that differ in it refuse each other.
-const Version = 2
+const Version = 3
 
 const (
 	// maxFrame bounds what a peer can make us allocate for one frame.

@@ -315,7 +315,13 @@ type Reply struct {
 	Interim bool `protobuf:"varint,8,opt,name=interim,proto3" json:"interim,omitempty"`
 	// The first piece of a reply: whatever was sent of this reply before, and not
 	// ended, is void. (The local application died, and another run answers.)
-	Begin         bool `protobuf:"varint,9,opt,name=begin,proto3" json:"begin,omitempty"`
+	Begin bool `protobuf:"varint,9,opt,name=begin,proto3" json:"begin,omitempty"`
+	// What data is made of: the first head bytes are the reply's head (all of it, in
+	// the first piece); body bytes of the reply's body begin at body_at. What stands
+	// around those belongs to the chunked coding.
+	Head          uint32 `protobuf:"varint,10,opt,name=head,proto3" json:"head,omitempty"`
+	BodyAt        uint32 `protobuf:"varint,11,opt,name=body_at,json=bodyAt,proto3" json:"body_at,omitempty"`
+	Body          uint32 `protobuf:"varint,12,opt,name=body,proto3" json:"body,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -411,6 +417,27 @@ func (x *Reply) GetBegin() bool {
 		return x.Begin
 	}
 	return false
+}
+
+func (x *Reply) GetHead() uint32 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
+func (x *Reply) GetBodyAt() uint32 {
+	if x != nil {
+		return x.BodyAt
+	}
+	return 0
+}
+
+func (x *Reply) GetBody() uint32 {
+	if x != nil {
+		return x.Body
+	}
+	return 0
 }
 
 // Closed tells the backup that the active agent has closed a connection.
@@ -732,12 +759,12 @@ type Standing struct {
 	Answered uint64 `protobuf:"varint,5,opt,name=answered,proto3" json:"answered,omitempty"`
 	// An interim response to the request in hand has been logged.
 	Interim bool `protobuf:"varint,6,opt,name=interim,proto3" json:"interim,omitempty"`
-	// The reply in the making is streamed.
-	Streamed bool `protobuf:"varint,7,opt,name=streamed,proto3" json:"streamed,omitempty"`
 	// The sender's clock in nanoseconds, to tell how long this frame was on its way
 	// compared to others of the same stream.
-	Sent          int64   `protobuf:"varint,8,opt,name=sent,proto3" json:"sent,omitempty"`
-	Socket        *Socket `protobuf:"bytes,9,opt,name=socket,proto3" json:"socket,omitempty"`
+	Sent   int64   `protobuf:"varint,8,opt,name=sent,proto3" json:"sent,omitempty"`
+	Socket *Socket `protobuf:"bytes,9,opt,name=socket,proto3" json:"socket,omitempty"`
+	// The reply in the making, if it is shown in pieces.
+	Partial       *Partial `protobuf:"bytes,10,opt,name=partial,proto3" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -814,13 +841,6 @@ func (x *Standing) GetInterim() bool {
 	return false
 }
 
-func (x *Standing) GetStreamed() bool {
-	if x != nil {
-		return x.Streamed
-	}
-	return false
-}
-
 func (x *Standing) GetSent() int64 {
 	if x != nil {
 		return x.Sent
@@ -833,6 +853,132 @@ func (x *Standing) GetSocket() *Socket {
 		return x.Socket
 	}
 	return nil
+}
+
+func (x *Standing) GetPartial() *Partial {
+	if x != nil {
+		return x.Partial
+	}
+	return nil
+}
+
+// Partial is what both servers know of a reply that is shown in pieces and not yet
+// complete: enough to recognise the rest of it in another run's reply.
+type Partial struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Status uint32                 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	// Of the body, as the client was told: bytes, -1 for chunked, -2 for until the
+	// close.
+	Length int64 `protobuf:"zigzag64,2,opt,name=length,proto3" json:"length,omitempty"`
+	// Bytes of the body that are logged.
+	Shown int64 `protobuf:"varint,3,opt,name=shown,proto3" json:"shown,omitempty"`
+	// A strong validator; empty for none.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// With status 206: the first and the last byte.
+	RangeAt  int64 `protobuf:"varint,5,opt,name=range_at,json=rangeAt,proto3" json:"range_at,omitempty"`
+	RangeEnd int64 `protobuf:"varint,6,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
+	// Content-Type and Content-Encoding, with a line feed between.
+	Kind string `protobuf:"bytes,7,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The state of a SHA-256 of the shown bytes (Go's crypto/sha256, MarshalBinary);
+	// empty where the validator is the proof.
+	Sum []byte `protobuf:"bytes,8,opt,name=sum,proto3" json:"sum,omitempty"`
+	// Nothing can continue it.
+	Endless       bool `protobuf:"varint,9,opt,name=endless,proto3" json:"endless,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Partial) Reset() {
+	*x = Partial{}
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Partial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Partial) ProtoMessage() {}
+
+func (x *Partial) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Partial.ProtoReflect.Descriptor instead.
+func (*Partial) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Partial) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Partial) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Partial) GetShown() int64 {
+	if x != nil {
+		return x.Shown
+	}
+	return 0
+}
+
+func (x *Partial) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Partial) GetRangeAt() int64 {
+	if x != nil {
+		return x.RangeAt
+	}
+	return 0
+}
+
+func (x *Partial) GetRangeEnd() int64 {
+	if x != nil {
+		return x.RangeEnd
+	}
+	return 0
+}
+
+func (x *Partial) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Partial) GetSum() []byte {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
+}
+
+func (x *Partial) GetEndless() bool {
+	if x != nil {
+		return x.Endless
+	}
+	return false
 }
 
 // Socket is the state of a connection in the active server's kernel.
@@ -863,7 +1009,7 @@ type Socket struct {
 
 func (x *Socket) Reset() {
 	*x = Socket{}
-	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +1021,7 @@ func (x *Socket) String() string {
 func (*Socket) ProtoMessage() {}
 
 func (x *Socket) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1034,7 @@ func (x *Socket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Socket.ProtoReflect.Descriptor instead.
 func (*Socket) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Socket) GetClientIsn() uint32 {
@@ -991,7 +1137,7 @@ type Missed struct {
 
 func (x *Missed) Reset() {
 	*x = Missed{}
-	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1149,7 @@ func (x *Missed) String() string {
 func (*Missed) ProtoMessage() {}
 
 func (x *Missed) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1162,7 @@ func (x *Missed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Missed.ProtoReflect.Descriptor instead.
 func (*Missed) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{10}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Missed) GetConn() []byte {
@@ -1058,7 +1204,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_replication_v1_replication_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1216,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_replication_v1_replication_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1229,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{11}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Held) GetConn() []byte {
@@ -1113,7 +1259,7 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04pair\x18\x02 \x01(\tR\x04pair\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06server\x18\x04 \x01(\tR\x06server\"\xde\x01\n" +
+	"\x06server\x18\x04 \x01(\tR\x06server\"\x9f\x02\n" +
 	"\x05Reply\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\fR\x04conn\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\x04R\arequest\x12\x12\n" +
@@ -1124,7 +1270,11 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\bstreamed\x18\x06 \x01(\bR\bstreamed\x12\x14\n" +
 	"\x05close\x18\a \x01(\bR\x05close\x12\x18\n" +
 	"\ainterim\x18\b \x01(\bR\ainterim\x12\x14\n" +
-	"\x05begin\x18\t \x01(\bR\x05begin\"\x1c\n" +
+	"\x05begin\x18\t \x01(\bR\x05begin\x12\x12\n" +
+	"\x04head\x18\n" +
+	" \x01(\rR\x04head\x12\x17\n" +
+	"\abody_at\x18\v \x01(\rR\x06bodyAt\x12\x12\n" +
+	"\x04body\x18\f \x01(\rR\x04body\"\x1c\n" +
 	"\x06Closed\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\fR\x04conn\"L\n" +
 	"\bProgress\x12\x12\n" +
@@ -1142,17 +1292,28 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x05begin\x18\x02 \x01(\bR\x05begin\x12\x18\n" +
 	"\arequest\x18\x03 \x01(\fR\arequest\x12\x14\n" +
 	"\x05reply\x18\x04 \x01(\fR\x05reply\x12?\n" +
-	"\bstanding\x18\x05 \x01(\v2#.understudy.replication.v1.StandingR\bstanding\"\x8d\x02\n" +
+	"\bstanding\x18\x05 \x01(\v2#.understudy.replication.v1.StandingR\bstanding\"\xb5\x02\n" +
 	"\bStanding\x12\x1a\n" +
 	"\breceived\x18\x01 \x01(\x04R\breceived\x12\x12\n" +
 	"\x04need\x18\x02 \x01(\x04R\x04need\x12\x18\n" +
 	"\awritten\x18\x03 \x01(\x04R\awritten\x12\x16\n" +
 	"\x06sealed\x18\x04 \x01(\x04R\x06sealed\x12\x1a\n" +
 	"\banswered\x18\x05 \x01(\x04R\banswered\x12\x18\n" +
-	"\ainterim\x18\x06 \x01(\bR\ainterim\x12\x1a\n" +
-	"\bstreamed\x18\a \x01(\bR\bstreamed\x12\x12\n" +
+	"\ainterim\x18\x06 \x01(\bR\ainterim\x12\x12\n" +
 	"\x04sent\x18\b \x01(\x03R\x04sent\x129\n" +
-	"\x06socket\x18\t \x01(\v2!.understudy.replication.v1.SocketR\x06socket\"\xe8\x02\n" +
+	"\x06socket\x18\t \x01(\v2!.understudy.replication.v1.SocketR\x06socket\x12<\n" +
+	"\apartial\x18\n" +
+	" \x01(\v2\".understudy.replication.v1.PartialR\apartialJ\x04\b\a\x10\b\"\xdb\x01\n" +
+	"\aPartial\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\rR\x06status\x12\x16\n" +
+	"\x06length\x18\x02 \x01(\x12R\x06length\x12\x14\n" +
+	"\x05shown\x18\x03 \x01(\x03R\x05shown\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x19\n" +
+	"\brange_at\x18\x05 \x01(\x03R\arangeAt\x12\x1b\n" +
+	"\trange_end\x18\x06 \x01(\x03R\brangeEnd\x12\x12\n" +
+	"\x04kind\x18\a \x01(\tR\x04kind\x12\x10\n" +
+	"\x03sum\x18\b \x01(\fR\x03sum\x12\x18\n" +
+	"\aendless\x18\t \x01(\bR\aendless\"\xe8\x02\n" +
 	"\x06Socket\x12\x1d\n" +
 	"\n" +
 	"client_isn\x18\x01 \x01(\aR\tclientIsn\x12\x1d\n" +
@@ -1193,7 +1354,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(*Frame)(nil),    // 0: understudy.replication.v1.Frame
 	(*Hello)(nil),    // 1: understudy.replication.v1.Hello
@@ -1204,9 +1365,10 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*Lost)(nil),     // 6: understudy.replication.v1.Lost
 	(*Adopt)(nil),    // 7: understudy.replication.v1.Adopt
 	(*Standing)(nil), // 8: understudy.replication.v1.Standing
-	(*Socket)(nil),   // 9: understudy.replication.v1.Socket
-	(*Missed)(nil),   // 10: understudy.replication.v1.Missed
-	(*Held)(nil),     // 11: understudy.replication.v1.Held
+	(*Partial)(nil),  // 9: understudy.replication.v1.Partial
+	(*Socket)(nil),   // 10: understudy.replication.v1.Socket
+	(*Missed)(nil),   // 11: understudy.replication.v1.Missed
+	(*Held)(nil),     // 12: understudy.replication.v1.Held
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	1,  // 0: understudy.replication.v1.Frame.hello:type_name -> understudy.replication.v1.Hello
@@ -1216,15 +1378,16 @@ var file_replication_v1_replication_proto_depIdxs = []int32{
 	5,  // 4: understudy.replication.v1.Frame.logged:type_name -> understudy.replication.v1.Logged
 	6,  // 5: understudy.replication.v1.Frame.lost:type_name -> understudy.replication.v1.Lost
 	7,  // 6: understudy.replication.v1.Frame.adopt:type_name -> understudy.replication.v1.Adopt
-	10, // 7: understudy.replication.v1.Frame.missed:type_name -> understudy.replication.v1.Missed
-	11, // 8: understudy.replication.v1.Frame.held:type_name -> understudy.replication.v1.Held
+	11, // 7: understudy.replication.v1.Frame.missed:type_name -> understudy.replication.v1.Missed
+	12, // 8: understudy.replication.v1.Frame.held:type_name -> understudy.replication.v1.Held
 	8,  // 9: understudy.replication.v1.Adopt.standing:type_name -> understudy.replication.v1.Standing
-	9,  // 10: understudy.replication.v1.Standing.socket:type_name -> understudy.replication.v1.Socket
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 10: understudy.replication.v1.Standing.socket:type_name -> understudy.replication.v1.Socket
+	9,  // 11: understudy.replication.v1.Standing.partial:type_name -> understudy.replication.v1.Partial
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -1249,7 +1412,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
