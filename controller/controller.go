@@ -201,6 +201,17 @@ func New(opts Options) (_ *Controller, err error) {
 		}
 	}
 
+	l.room = func(t *tables) error {
+		err := c.session.Schema().Room(t.standing, map[string]int{activeTable: len(t.pairs)})
+		if err != nil {
+			return fmt.Errorf("the switch is too small for this: %w; have fewer services or VIPs, or another switch for some", err)
+		}
+		return nil
+	}
+	if err := l.room(l.tables.Load()); err != nil {
+		return nil, err
+	}
+
 	c.tasks = []task{l, history}
 	if d := opts.Desired; d != nil {
 		d.Use(l.reconfigure)

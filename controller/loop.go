@@ -42,6 +42,8 @@ type loop struct {
 	change    func(context.Context, []p4rt.Update) error
 	resync    func()
 	setPlaces func(map[health.Place]health.Server)
+	// room is an error if the switch has no room for a configuration. It may be nil.
+	room func(*tables) error
 	// changed is called after each step that a machine took, and configured when
 	// another configuration is in force, both under the mutex: they must not block.
 	// They are set before the loop runs.
@@ -404,6 +406,8 @@ func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) 
 		now := time.Now()
 		t := l.tables.Load()
 		want.Entries = slices.Clone(t.standing)
+		// Each pair looks through what is left.
+		have.Entries = slices.DeleteFunc(slices.Clone(have.Entries), func(e p4rt.Entry) bool { return e.Table != activeTable })
 		for _, p := range t.pairs {
 			l.step(p, now, pairState(have, p.config))
 			st := p.machine.Status()

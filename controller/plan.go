@@ -168,11 +168,14 @@ func duplicate(vip netip.Addr, protocol uint8, port, group uint16) p4rt.Entry {
 	}
 }
 
+// activeTable has one entry per pair.
+const activeTable = "active"
+
 // activeEntry is the entry that a failover flips. Replica 0 is nobody's: all are
 // suppressed.
 func activeEntry(pair uint16, replica failover.Replica, epoch uint64) p4rt.Entry {
 	return p4rt.Entry{
-		Table:  "active",
+		Table:  activeTable,
 		Key:    []p4rt.Arg{p4rt.Exact("pair", p4rt.Uint(pair))},
 		Action: "set_active",
 		Params: []p4rt.Arg{
@@ -198,7 +201,7 @@ func membersGroup(pair config.Pair, members []failover.Replica) p4rt.Group {
 func pairState(have p4rt.State, pair config.Pair) failover.SwitchState {
 	var st failover.SwitchState
 	for _, e := range have.Entries {
-		if e.Table != "active" {
+		if e.Table != activeTable {
 			continue
 		}
 		if id, _ := e.Find("pair"); id != p4rt.Uint(pair.ID) {

@@ -27,6 +27,11 @@ const answerTimeout = 2 * time.Second
 func (l *loop) reconfigure(ctx context.Context, cfg *config.Config) error {
 	old := l.tables.Load()
 	next := l.newTables(cfg, old)
+	if l.room != nil {
+		if err := l.room(next); err != nil {
+			return err
+		}
+	}
 	updates := p4rt.Diff(p4rt.State{Entries: old.standing}, p4rt.State{Entries: next.standing})
 
 	gone, err := l.swap(old, next)

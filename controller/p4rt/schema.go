@@ -5,6 +5,7 @@ package p4rt
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 
@@ -27,6 +28,7 @@ type Schema struct {
 type tableInfo struct {
 	id      uint32
 	name    string
+	size    int64
 	fields  []argInfo
 	actions []uint32
 }
@@ -63,7 +65,7 @@ func NewSchema(info *p4configv1.P4Info) (*Schema, error) {
 		s.byName[ai.name] = ai
 	}
 	for _, t := range info.GetTables() {
-		ti := &tableInfo{id: t.GetPreamble().GetId(), name: t.GetPreamble().GetAlias()}
+		ti := &tableInfo{id: t.GetPreamble().GetId(), name: t.GetPreamble().GetAlias(), size: t.GetSize()}
 		for _, f := range t.GetMatchFields() {
 			ai := argInfo{id: f.GetId(), name: f.GetName(), bitwidth: int(f.GetBitwidth())}
 			switch f.GetMatchType() {
@@ -104,6 +106,26 @@ func NewSchema(info *p4configv1.P4Info) (*Schema, error) {
 func (s *Schema) Check(e Entry) error {
 	_, err := s.encode(e)
 	return err
+}
+
+// Room says whether the program's tables have room for all of the entries, with spare
+// ones left in each of the tables that reserve names. The error names each table that
+// has not.
+func (s *Schema) Room(entries []Entry, reserve map[string]int) error {
+	need := maps.Clone(reserve)
+	if need == nil {
+		need = map[string]int{}
+	}
+	for _, e := range entries {
+		need[e.Table]++
+	}
+	var full []error
+	for _, name := range slices.Sorted(maps.Keys(need)) {
+		if t := s.tables[name]; t != nil && int64(need[name]) > t.size {
+			full = append(full, fmt.Errorf("table %s needs %d entries, and the switch has room for %d", name, need[name], t.size))
+		}
+	}
+	return errors.Join(full...)
 }
 
 func (s *Schema) encode(e Entry) (*p4v1.TableEntry, error) {
