@@ -3,6 +3,7 @@
 #   sudo make demo    build, and run the main job: live connections outlive their server
 #   sudo make test    every test; installs from Debian what some of them need
 #   make build        the four programs, into bin/
+#   make deb          a Debian package of them, into dist/
 #   make generate     protobuf, eBPF and P4 names (needs protoc, clang, p4c; see below)
 
 # sudo's PATH often lacks Go.
@@ -12,12 +13,17 @@ VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS := -X github.com/understudy-net/understudy/internal/version.set=$(VERSION)
 PROGRAMS := understudy understudy-controller understudy-agent understudy-switch
 
-.PHONY: build demo mininet test check fuzz bench bench-switch packages generate p4 api ebpf clean
+.PHONY: build deb demo mininet test check fuzz bench bench-switch packages generate p4 api ebpf clean
 
 # Without cgo a program runs on any host, and has less memory to give back when it is
 # killed: its connections end sooner.
 build:
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+# A Debian package in dist/, with hardened systemd units.
+deb: build
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git -c safe.directory='*' log -1 --format=%ct)} \
+	    packaging/deb/build.sh bin dist $(or $(VERSION),0.0)
 
 demo: build
 	bin/understudy lab demo
@@ -92,4 +98,4 @@ ebpf:
 	$(GO) generate ./agent/bpf
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

@@ -61,6 +61,8 @@ type Config struct {
 	// Interface is the data interface, whose carrier is watched; "" for none.
 	Interface string
 	Version   string
+	// Ready, if not nil, is called once its listener is open.
+	Ready func()
 	Kernel    Kernel
 	Log       *slog.Logger
 	Proxy     proxy.Config // Upstream, VIP and Adopter are set per service
@@ -158,6 +160,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	l, err := lc.Listen(ctx, "tcp", a.cfg.ReplicationListen)
 	if err != nil {
 		return fmt.Errorf("replication listener: %w; is replication_listen an address of this server?", err)
+	}
+	if a.cfg.Ready != nil {
+		a.cfg.Ready()
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keepSession(ctx) })

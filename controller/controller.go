@@ -257,6 +257,10 @@ func (c *Controller) AgentAddr() net.Addr { return c.agents.Addr() }
 // AdminAddr is where operators reach it.
 func (c *Controller) AdminAddr() net.Addr { return c.admin.Addr() }
 
+// Alive returns when the loop has had a turn: an error says that it has ended. A
+// controller that is stuck does not return.
+func (c *Controller) Alive(ctx context.Context) error { return c.loop.call(ctx, func() {}) }
+
 // MetricsAddr is where metrics are served; nil for nowhere.
 func (c *Controller) MetricsAddr() net.Addr {
 	if c.scrapes == nil {

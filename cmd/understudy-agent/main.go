@@ -22,6 +22,7 @@ import (
 	"github.com/understudy-net/understudy/agent/conn"
 	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/internal/pki"
+	"github.com/understudy-net/understudy/internal/systemd"
 	"github.com/understudy-net/understudy/internal/version"
 )
 
@@ -134,9 +135,11 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 		off[f] = true
 		log.Warn("a feature is off: connections will break", "feature", f)
 	}
+	manager := systemd.New(log)
+	defer manager.Stopping()
 	return agent.New(agent.Config{
 		Server: cfg.Server, Controller: cfg.Controller, Credentials: creds, ReplicationListen: cfg.ReplicationListen,
-		Interface: cfg.Interface, Version: version.String(), Log: log,
+		Interface: cfg.Interface, Version: version.String(), Ready: manager.Ready, Log: log,
 		Kernel:     &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
 		NoAdoption: off["adopt"],
 	}).Run(ctx)

@@ -26,6 +26,7 @@ import (
 	"github.com/understudy-net/understudy/controller/p4rt"
 	"github.com/understudy-net/understudy/controller/store"
 	"github.com/understudy-net/understudy/internal/latency"
+	"github.com/understudy-net/understudy/internal/systemd"
 	"github.com/understudy-net/understudy/internal/version"
 	"github.com/understudy-net/understudy/p4"
 )
@@ -189,6 +190,8 @@ func serve(ctx context.Context, file string, logger *slog.Logger, level *slog.Le
 	}
 	defer kept.Close()
 	cfg := d.Config()
+	manager := systemd.New(logger)
+	defer manager.Stopping()
 	var c *controller.Controller
 	c, err = controller.New(controller.Options{
 		Desired:  d,
@@ -196,6 +199,7 @@ func serve(ctx context.Context, file string, logger *slog.Logger, level *slog.Le
 		Logger:   logger,
 		Level:    level,
 		Ready: func() {
+			manager.Status("in charge of switch " + cfg.Switch.Name)
 			logger.Info("ready", "agents", c.AgentAddr(), "admin", c.AdminAddr())
 		},
 	})
@@ -213,10 +217,18 @@ func serve(ctx context.Context, file string, logger *slog.Logger, level *slog.Le
 			case <-ctx.Done():
 				return
 			case <-hangups:
+				manager.Reloading()
 				d.Reload(ctx, "SIGHUP") // logs what it does
+				manager.Ready()
 			}
 		}
 	})
+	// Not waited for: what is stuck keeps this from ending, too.
+	go manager.Watch(ctx, c.Alive)
+	// It serves; that a switch is away, or another controller in charge of it, is no
+	// reason to start it again.
+	manager.Status("waiting for switch " + cfg.Switch.Name)
+	manager.Ready()
 	err = c.Run(ctx)
 	cancel()
 	signal.Stop(hangups)

@@ -25,6 +25,7 @@ import (
 
 	switchv1 "github.com/understudy-net/understudy/api/switch/v1"
 	"github.com/understudy-net/understudy/internal/latency"
+	"github.com/understudy-net/understudy/internal/systemd"
 	"github.com/understudy-net/understudy/internal/version"
 	"github.com/understudy-net/understudy/p4/softswitch"
 )
@@ -182,6 +183,8 @@ func run(ctx context.Context, o options, args []string) error {
 		}
 		return err
 	}
+	manager := systemd.New(log)
+	defer manager.Stopping()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	usr1 := make(chan os.Signal, 1)
@@ -195,6 +198,7 @@ func run(ctx context.Context, o options, args []string) error {
 			select {
 			case <-ready:
 				ready = nil
+				manager.Ready()
 				log.Info("ready", "device", o.deviceID, "p4runtime", cfg.Listener.Addr().String(), "ports", len(cfg.Ports))
 			case <-usr1:
 				sw.LogStats()
