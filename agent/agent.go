@@ -27,6 +27,7 @@ import (
 	"github.com/understudy-net/understudy/agent/replication"
 	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
 	replicationv1 "github.com/understudy-net/understudy/api/replication/v1"
+	"github.com/understudy-net/understudy/internal/pki"
 )
 
 // Kernel is what the agent needs of the eBPF programs. All methods may be called
@@ -54,6 +55,9 @@ type ServiceState struct {
 type Config struct {
 	Server     string
 	Controller string
+	// Identity is what this server proves to other agents, and trusts; nil means that
+	// nobody proves anything on the replication stream.
+	Identity *pki.Source
 	// Credentials are for the session with the controller; nil means that neither side
 	// says who it is.
 	Credentials       credentials.TransportCredentials
@@ -62,10 +66,10 @@ type Config struct {
 	Interface string
 	Version   string
 	// Ready, if not nil, is called once its listener is open.
-	Ready func()
-	Kernel    Kernel
-	Log       *slog.Logger
-	Proxy     proxy.Config // Upstream, VIP and Adopter are set per service
+	Ready  func()
+	Kernel Kernel
+	Log    *slog.Logger
+	Proxy  proxy.Config // Upstream, VIP and Adopter are set per service
 	// NoAdoption leaves connections unprotected that began before the backup joined.
 	NoAdoption bool
 }
@@ -452,7 +456,7 @@ func (a *Agent) acceptStreams(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		go func() {
-			s, err := replication.Accept(c, func(theirs *replicationv1.Hello) (*replicationv1.Hello, error) {
+			s, err := replication.Accept(c, a.cfg.Identity, func(theirs *replicationv1.Hello) (*replicationv1.Hello, error) {
 				n := a.beat.part.Load()
 				if n.GetRole() != agentv1.Role_ROLE_ACTIVE || n.GetPeer().GetServer() != theirs.GetServer() {
 					return nil, fmt.Errorf("%q is not this server's backup", theirs.GetServer())
@@ -477,18 +481,22 @@ func (a *Agent) hello(n *agentv1.Assignment) *replicationv1.Hello {
 // dialStream follows the active server of an assignment: it tries until the
 // other side has heard of this epoch too, or this one is over.
 func (a *Agent) dialStream(ctx context.Context, n *agentv1.Assignment) {
+	began, told := time.Now(), false
 	for ctx.Err() == nil {
 		if now := a.beat.part.Load(); now.GetEpoch() != n.GetEpoch() {
 			return
 		}
-		s, err := replication.Dial(ctx, n.GetPeer().GetReplicationAddress(), a.hello(n))
+		s, err := replication.Dial(ctx, n.GetPeer().GetReplicationAddress(), a.cfg.Identity, a.hello(n))
 		if err == nil {
 			if !a.post(ctx, streamUp{s}) {
 				s.Close()
 			}
 			return
 		}
-		a.log.Debug("replication", "error", err)
+		if !told && time.Since(began) > time.Second { // it is not only that the other side is late
+			told = true
+			a.log.Warn("no replication stream yet", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(10 * time.Millisecond):

@@ -36,8 +36,9 @@ type Config struct {
 	// ReplicationListen is where the other server's agent reaches this one,
 	// "address:port"; also announced to it.
 	ReplicationListen string `yaml:"replication_listen"`
-	// TLS is how the session with the controller is secured: the certificate must be
-	// that of this server (docs/security.md).
+	// TLS is how the session with the controller and the replication stream between
+	// agents are secured: the certificate must be that of this server
+	// (docs/security.md).
 	TLS *pki.Files `yaml:"tls"`
 	// Insecure is the other choice: nobody says who he is.
 	Insecure bool `yaml:"insecure"`

@@ -10,6 +10,7 @@ package replication
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "github.com/understudy-net/understudy/api/replication/v1"
+	"github.com/understudy-net/understudy/internal/pki"
 )
 
 // Version of the protocol. Two agents that differ in it refuse each other.
@@ -42,7 +44,8 @@ var ErrClosed = errors.New("replication stream is closed")
 // A Stream is a live connection to the other agent. Send may be called from any
 // number of goroutines; Run is called once.
 type Stream struct {
-	conn net.Conn
+	conn net.Conn // what is written to and read from
+	raw  net.Conn // below TLS: closing it waits for nobody
 	peer *replicationv1.Hello
 	r    *bufio.Reader
 
@@ -56,8 +59,9 @@ type Stream struct {
 }
 
 // Dial opens the stream to the active agent at address, as the backup does, and
-// exchanges hellos. The error says why the peer refused, where it did.
-func Dial(ctx context.Context, address string, hello *replicationv1.Hello) (*Stream, error) {
+// exchanges hellos. With identity both sides prove by TLS who they are; nil for neither.
+// The error says why the peer refused, where it did.
+func Dial(ctx context.Context, address string, identity *pki.Source, hello *replicationv1.Hello) (*Stream, error) {
 	var d net.Dialer
 	d.SetMultipathTCP(false)
 	d.Timeout = helloTimeout
@@ -68,7 +72,11 @@ func Dial(ctx context.Context, address string, hello *replicationv1.Hello) (*Str
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })
 	defer stop()
 	c.SetDeadline(time.Now().Add(helloTimeout))
-	s := newStream(c)
+	s, name, err := secure(c, identity, tls.Client)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("replication stream to %s: %w", address, err)
+	}
 	if err := s.writeHello(hello); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("replication stream to %s: %w", address, err)
@@ -77,7 +85,7 @@ func Dial(ctx context.Context, address string, hello *replicationv1.Hello) (*Str
 		c.Close()
 		return nil, fmt.Errorf("replication stream to %s: the peer did not accept (another epoch or pair?): %w", address, err)
 	}
-	if err := match(hello, s.peer); err != nil {
+	if err := match(hello, s.peer, name); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("replication stream to %s: %w", address, err)
 	}
@@ -86,19 +94,23 @@ func Dial(ctx context.Context, address string, hello *replicationv1.Hello) (*Str
 }
 
 // Accept answers the hello of a peer that has connected. want is called with the
-// peer's hello and returns ours, or an error to refuse. Accept owns c: it is
+// peer's hello and returns ours, or an error to refuse. With identity a peer that does
+// not prove by TLS that it is the server of its hello is refused. Accept owns c: it is
 // closed when Accept fails, and by Stream.Close afterwards.
-func Accept(c net.Conn, want func(*replicationv1.Hello) (*replicationv1.Hello, error)) (*Stream, error) {
+func Accept(c net.Conn, identity *pki.Source, want func(*replicationv1.Hello) (*replicationv1.Hello, error)) (*Stream, error) {
 	c.SetDeadline(time.Now().Add(helloTimeout))
-	s := newStream(c)
-	var err error
+	s, name, err := secure(c, identity, tls.Server)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("replication stream from %s: %w", c.RemoteAddr(), err)
+	}
 	if s.peer, err = s.readHello(); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("replication stream from %s: %w", c.RemoteAddr(), err)
 	}
 	ours, err := want(s.peer)
 	if err == nil {
-		err = match(ours, s.peer)
+		err = match(ours, s.peer, name)
 	}
 	if err == nil {
 		err = s.writeHello(ours)
@@ -112,13 +124,35 @@ func Accept(c net.Conn, want func(*replicationv1.Hello) (*replicationv1.Hello, e
 }
 
 func newStream(c net.Conn) *Stream {
-	s := &Stream{conn: c, r: bufio.NewReaderSize(c, bufferSize)}
+	s := &Stream{conn: c, raw: c, r: bufio.NewReaderSize(c, bufferSize)}
 	s.space.L, s.more.L = &s.mu, &s.mu
 	return s
 }
 
-func match(ours, theirs *replicationv1.Hello) error {
+// secure shakes hands over c where there is an identity to show. It returns the name
+// that the peer has proven, "" where nobody proves anything.
+func secure(c net.Conn, identity *pki.Source, side func(net.Conn, *tls.Config) *tls.Conn) (s *Stream, name string, err error) {
+	if identity == nil {
+		return newStream(c), "", nil
+	}
+	t := side(c, pki.PeerConfig(identity, pki.Server))
+	if err := t.Handshake(); err != nil {
+		return nil, "", fmt.Errorf("TLS: %w; both agents need tls in their configuration, from one authority", err)
+	}
+	if name, err = pki.PeerName(t); err != nil {
+		return nil, "", err
+	}
+	s = newStream(t)
+	s.raw = c
+	return s, name, nil
+}
+
+// match compares two hellos. proven is the peer's name by its certificate; "" where
+// nobody proves anything.
+func match(ours, theirs *replicationv1.Hello, proven string) error {
 	switch {
+	case proven != "" && proven != theirs.GetServer():
+		return fmt.Errorf("peer %q has the certificate of %q", theirs.GetServer(), proven)
 	case theirs.GetVersion() != ours.GetVersion():
 		return fmt.Errorf("peer %q speaks version %d, this agent %d: upgrade the older one", theirs.GetServer(), theirs.GetVersion(), ours.GetVersion())
 	case theirs.GetPair() != ours.GetPair():
@@ -252,5 +286,5 @@ func (s *Stream) Close() {
 	s.space.Broadcast()
 	s.more.Broadcast()
 	s.mu.Unlock()
-	s.conn.Close()
+	s.raw.Close()
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	replicationv1 "github.com/understudy-net/understudy/api/replication/v1"
+	"github.com/understudy-net/understudy/internal/pki"
 )
 
 func hello(change func(*replicationv1.Hello)) *replicationv1.Hello {
@@ -26,6 +28,12 @@ func hello(change func(*replicationv1.Hello)) *replicationv1.Hello {
 
 // connect makes both ends of a stream.
 func connect(t *testing.T, ours, theirs *replicationv1.Hello) (active, backup *Stream, activeErr, backupErr error) {
+	t.Helper()
+	return connectAs(t, nil, nil, ours, theirs)
+}
+
+// connectAs is connect with identities.
+func connectAs(t *testing.T, ourID, theirID *pki.Source, ours, theirs *replicationv1.Hello) (active, backup *Stream, activeErr, backupErr error) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -43,7 +51,7 @@ func connect(t *testing.T, ours, theirs *replicationv1.Hello) (active, backup *S
 			accepted <- result{nil, err}
 			return
 		}
-		s, err := Accept(c, func(*replicationv1.Hello) (*replicationv1.Hello, error) {
+		s, err := Accept(c, ourID, func(*replicationv1.Hello) (*replicationv1.Hello, error) {
 			if ours == nil {
 				return nil, errors.New("no")
 			}
@@ -51,7 +59,7 @@ func connect(t *testing.T, ours, theirs *replicationv1.Hello) (active, backup *S
 		})
 		accepted <- result{s, err}
 	}()
-	backup, backupErr = Dial(context.Background(), l.Addr().String(), theirs)
+	backup, backupErr = Dial(context.Background(), l.Addr().String(), theirID, theirs)
 	r := <-accepted
 	t.Cleanup(func() {
 		for _, s := range []*Stream{r.s, backup} {
@@ -90,6 +98,70 @@ func TestHello(t *testing.T) {
 			}
 			if backupErr == nil {
 				t.Error("the backup was not refused")
+			}
+		})
+	}
+}
+
+// Only the server that a hello names comes in, and only to one of the same authority.
+func TestMutualTLS(t *testing.T) {
+	authority := func() func(kind pki.Kind, name string) *pki.Source {
+		dir := t.TempDir()
+		a, err := pki.CreateAuthority(dir, "test", time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(kind pki.Kind, name string) *pki.Source {
+			base := filepath.Join(dir, name)
+			if _, err := a.Issue(pki.Request{Identity: pki.Identity{Kind: kind, Name: name}}, base); err != nil {
+				t.Fatal(err)
+			}
+			s, err := pki.Open(pki.Files{Cert: base + ".crt", Key: base + ".key", CA: filepath.Join(dir, pki.AuthorityCert)}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+	}
+	ours, foreign := authority(), authority()
+	one, two := ours(pki.Server, "server1"), ours(pki.Server, "server2")
+	h1 := hello(nil)
+	h2 := hello(func(h *replicationv1.Hello) { h.Server = "server2" })
+	for name, c := range map[string]struct {
+		active, backup *pki.Source
+		theirs         *replicationv1.Hello
+		want           string // in one side's error; "" for none
+	}{
+		"agree":                  {one, two, h2, ""},
+		"another server's":       {one, ours(pki.Server, "server3"), h2, `has the certificate of "server3"`},
+		"the active one another": {ours(pki.Server, "server4"), two, h2, `has the certificate of "server4"`},
+		"an operator's":          {one, ours(pki.Operator, "alice"), h2, "not a server"},
+		"another authority's":    {one, foreign(pki.Server, "server2"), h2, "unknown authority"},
+		"plain to TLS":           {one, nil, h2, "both agents need tls"},
+		"TLS to plain":           {nil, two, h2, "both agents need tls"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			active, backup, activeErr, backupErr := connectAs(t, c.active, c.backup, h1, c.theirs)
+			if err := errors.Join(activeErr, backupErr); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("%v, want %q", err, c.want)
+			}
+			if c.want != "" {
+				if backup != nil && backupErr == nil && activeErr == nil {
+					t.Error("connected")
+				}
+				return
+			}
+			got := make(chan uint64, 1)
+			go backup.Run(t.Context(), func(f *replicationv1.Frame) { got <- f.GetReply().GetRequest() })
+			go active.Run(t.Context(), func(*replicationv1.Frame) {})
+			active.Send(&replicationv1.Frame{Frame: &replicationv1.Frame_Reply{Reply: &replicationv1.Reply{Request: 5, Data: make([]byte, 100000)}}})
+			select {
+			case n := <-got:
+				if n != 5 {
+					t.Errorf("request %d", n)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("nothing arrives")
 			}
 		})
 	}

@@ -92,14 +92,15 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 		return err
 	}
 	var creds credentials.TransportCredentials
+	var source *pki.Source
 	if cfg.TLS != nil {
-		source, err := pki.Open(*cfg.TLS, log)
+		source, err = pki.Open(*cfg.TLS, log)
 		if err != nil {
 			return fmt.Errorf("%s: tls: %w", file, err)
 		}
 		creds = pki.ClientCredentials(source, pki.Controller)
 	} else {
-		log.Warn("the session with the controller is not secured: insecure is true")
+		log.Warn("the session with the controller and the replication stream are not secured: insecure is true")
 	}
 	if err := bpf.Probe(); err != nil {
 		return fmt.Errorf("this kernel cannot do it: %w", err)
@@ -138,8 +139,9 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 	manager := systemd.New(log)
 	defer manager.Stopping()
 	return agent.New(agent.Config{
-		Server: cfg.Server, Controller: cfg.Controller, Credentials: creds, ReplicationListen: cfg.ReplicationListen,
-		Interface: cfg.Interface, Version: version.String(), Ready: manager.Ready, Log: log,
+		Server: cfg.Server, Controller: cfg.Controller, Credentials: creds, Identity: source,
+		ReplicationListen: cfg.ReplicationListen,
+		Interface:         cfg.Interface, Version: version.String(), Ready: manager.Ready, Log: log,
 		Kernel:     &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
 		NoAdoption: off["adopt"],
 	}).Run(ctx)
