@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/understudy-net/understudy/agent/application"
 	"github.com/understudy-net/understudy/agent/proxy"
@@ -119,6 +120,8 @@ type (
 		s   *replication.Stream
 		err error
 	}
+	// switchReleased: the switch has released this server, the backup of an assignment.
+	switchReleased     struct{ part *agentv1.Assignment }
 	carrierChanged     struct{ down bool }
 	applicationChanged struct {
 		vip    netip.AddrPort
@@ -171,6 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.keepSession(ctx) })
 	g.Go(func() error { return a.acceptStreams(ctx, l) })
+	a.beat.released = func(part *agentv1.Assignment) { a.post(ctx, switchReleased{part}) }
 	g.Go(func() error { return a.beat.run(ctx, a.instance, a.log) })
 	g.Go(func() error { return a.watchCarrier(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
@@ -238,6 +242,11 @@ func (a *Agent) handle(ctx context.Context, e any) error {
 		}
 	case assigned:
 		return a.apply(ctx, e.a)
+	case switchReleased:
+		if e.part == a.part {
+			a.log.Warn("the switch has released this server by itself", "epoch", e.part.GetEpoch())
+			return a.apply(ctx, successor(e.part))
+		}
 	case streamUp:
 		a.streamUp(ctx, e.s)
 	case streamDown:
@@ -273,9 +282,16 @@ func (a *Agent) apply(ctx context.Context, n *agentv1.Assignment) error {
 		a.log.Warn("assignment of an epoch that is over", "epoch", n.GetEpoch(), "current", old.GetEpoch())
 		return nil
 	}
+	if n.GetEpoch() == old.GetEpoch() && n.GetRole() == agentv1.Role_ROLE_BACKUP && old.GetRole() == agentv1.Role_ROLE_ACTIVE {
+		a.log.Warn("assignment from before the switch released this server", "epoch", n.GetEpoch())
+		return nil
+	}
 	began := time.Now()
 	a.part = n
 	same := old != nil && old.GetEpoch() == n.GetEpoch() && old.GetRole() == n.GetRole()
+	if !same {
+		a.beat.inStep.Store(false)
+	}
 	if !same && a.stream != nil {
 		a.stream.Close() // of the epoch before
 		a.stream = nil
@@ -349,6 +365,14 @@ func (a *Agent) apply(ctx context.Context, n *agentv1.Assignment) error {
 		go a.dialStream(ctx, n)
 	}
 	return nil
+}
+
+// successor is what the backup of an assignment becomes when the switch releases it:
+// active in the same epoch, and alone, until the controller says more.
+func successor(backup *agentv1.Assignment) *agentv1.Assignment {
+	n := proto.CloneOf(backup)
+	n.Role, n.Released, n.Peer = agentv1.Role_ROLE_ACTIVE, true, nil
+	return n
 }
 
 // setServices starts what is new, which it returns, and stops what is gone.
@@ -526,6 +550,7 @@ func (a *Agent) streamUp(ctx context.Context, s *replication.Stream) {
 		}
 	}
 	a.stream = s
+	a.beat.inStep.Store(a.part.GetRole() == agentv1.Role_ROLE_BACKUP)
 	go func() {
 		err := s.Run(ctx, func(f *replicationv1.Frame) {
 			vip, ok := proxy.FrameVIP(f)

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync/atomic"
@@ -22,7 +23,13 @@ import (
 type heartbeatSender struct {
 	part          atomic.Pointer[agentv1.Assignment]
 	applicationUp atomic.Bool
-	changed       chan struct{}
+	// inStep is that this server, a backup, has followed the stream in its epoch.
+	inStep  atomic.Bool
+	changed chan struct{}
+	// released is called, in a goroutine of its own, when the switch has answered that
+	// it has released this server, which was the backup of that assignment. It must
+	// not block for long.
+	released func(*agentv1.Assignment)
 }
 
 func newHeartbeatSender() *heartbeatSender {
@@ -87,12 +94,15 @@ func (h *heartbeatSender) run(ctx context.Context, instance uint64, log *slog.Lo
 			var err error
 			if conn, raw, err = dialHeartbeat(d); err != nil {
 				log.Warn("heartbeat destination", "address", d, "error", err)
+			} else {
+				go h.listen(conn, instance)
 			}
 		}
 		if conn != nil {
 			sequence++
 			buf = heartbeat.Heartbeat{
 				ApplicationUp: h.applicationUp.Load(),
+				InStep:        h.inStep.Load(),
 				PairID:        uint16(n.GetHeartbeat().GetPairId()),
 				ReplicaID:     uint8(n.GetHeartbeat().GetReplicaId()),
 				Role:          uint8(n.GetRole()),
@@ -113,6 +123,34 @@ func (h *heartbeatSender) run(ctx context.Context, instance uint64, log *slog.Lo
 		case <-ticker.C:
 		}
 	}
+}
+
+// listen hears what the switch answers, until conn is closed. It answers only when
+// it has released this server by itself (docs/watchdog.md): with the heartbeat that it
+// got, and another role in it. The instance, which is random, shows that it got one.
+func (h *heartbeatSender) listen(conn *net.UDPConn, instance uint64) {
+	buf := make([]byte, 2*heartbeat.Size)
+	for {
+		n, err := conn.Read(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Nobody is there, as an ICMP message has said: not for every one of them.
+			time.Sleep(minInterval)
+			continue
+		}
+		answer, err := heartbeat.Decode(buf[:n])
+		if part := h.part.Load(); err == nil && releases(answer, part, instance) {
+			h.released(part)
+		}
+	}
+}
+
+// releases says that an answer makes the backup of an assignment the active server.
+func releases(answer heartbeat.Heartbeat, part *agentv1.Assignment, instance uint64) bool {
+	return answer.Instance == instance && agentv1.Role(answer.Role) == agentv1.Role_ROLE_ACTIVE &&
+		part.GetRole() == agentv1.Role_ROLE_BACKUP && answer.Epoch == uint32(part.GetEpoch())
 }
 
 // dialHeartbeat opens a socket that sends to address, "host:port".

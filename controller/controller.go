@@ -163,7 +163,7 @@ func New(opts Options) (_ *Controller, err error) {
 		DeviceID: cfg.Switch.DeviceID,
 		Pipeline: opts.Pipeline,
 		Wanted:   l.wanted,
-		PacketIn: beats.Packet,
+		PacketIn: func(m p4rt.Metadata, frame []byte) { beats.Packet(health.Origin(m), frame) },
 		Changed: func(st p4rt.Status) {
 			adminServer.SetServing(st == p4rt.Ready)
 			switch st {
@@ -297,7 +297,7 @@ func (s service) Run(ctx context.Context) error { return s.serve(ctx, s.listener
 func (s service) String() string                { return s.name }
 
 // heartbeat runs in the goroutine that reads the switch's stream.
-func (l *loop) heartbeat(s health.Server, h heartbeat.Heartbeat) {
+func (l *loop) heartbeat(s health.Server, h heartbeat.Heartbeat, from health.Origin) {
 	p := l.tables.Load().byID[s.Pair]
 	if p == nil {
 		return // it was removed
@@ -310,5 +310,7 @@ func (l *loop) heartbeat(s health.Server, h heartbeat.Heartbeat) {
 		Role:          failover.Role(h.Role),
 		Epoch:         uint64(h.Epoch),
 		ApplicationUp: h.ApplicationUp,
+		Released:      failover.Replica(from.Released),
+		ReleasedEpoch: uint64(from.Epoch),
 	}})
 }

@@ -305,6 +305,10 @@ type agent struct {
 
 	// silent has it send no heartbeats.
 	silent atomic.Bool
+	// mute has it send no heartbeats, and signs of life over its session all the same.
+	mute atomic.Bool
+	// said is the epoch of its last heartbeat.
+	said atomic.Uint64
 	// sick is what its heartbeats say of its application.
 	sick atomic.Bool
 
@@ -422,15 +426,19 @@ func (a *agent) beat(ctx context.Context) {
 			wait = as.GetHeartbeat().GetInterval().AsDuration()
 			if !a.silent.Load() {
 				a.send(&agentv1.AgentMessage{Message: &agentv1.AgentMessage_Alive{Alive: &agentv1.Alive{}}})
+			}
+			if !a.silent.Load() && !a.mute.Load() {
 				seq++
 				h := heartbeat.Heartbeat{
 					ApplicationUp: !a.sick.Load(),
 					PairID:        uint16(as.GetHeartbeat().GetPairId()), ReplicaID: uint8(as.GetHeartbeat().GetReplicaId()),
 					Role: uint8(as.GetRole()), Epoch: uint32(as.GetEpoch()), Sequence: seq, Instance: a.instance,
+					InStep: as.GetRole() == agentv1.Role_ROLE_BACKUP,
 				}
 				to := netip.MustParseAddrPort(as.GetHeartbeat().GetDestination())
 				a.lab.links[a.server.Port].Inject(ctx, udpFrame(a.server.MAC, a.server.Gateway.MAC,
 					netip.MustParseAddr("10.0.9.9"), to.Addr(), 9401, to.Port(), h.Append(nil)))
+				a.said.Store(as.GetEpoch())
 			}
 		}
 		select {

@@ -240,7 +240,7 @@ func needs(cfg *config.Config, s config.Service, st failover.Status) p4rt.State 
 	alone.Services, alone.Pairs, alone.Routes = []config.Service{s}, []config.Pair{pair}, nil
 	want := p4rt.State{Entries: standing(&alone)}
 	if st.Active != 0 {
-		want.Entries = append(want.Entries, activeEntry(pair.ID, st.Active, st.Epoch))
+		want.Entries = append(want.Entries, activeEntry{st.Active, st.Epoch, st.Standby, silence(cfg)}.entry(pair.ID))
 	}
 	if len(st.Members) > 0 {
 		want.Groups = append(want.Groups, membersGroup(pair, st.Members))

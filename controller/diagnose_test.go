@@ -40,7 +40,7 @@ func healthy() path {
 
 // What is wrong is found, under its name, and is told with what to do about it.
 func TestDiagnose(t *testing.T) {
-	entry := activeEntry(1, 2, 7)
+	entry := activeEntry{replica: 2, epoch: 7}.entry(1)
 	for _, tc := range []struct {
 		name   string
 		spoil  func(*path)

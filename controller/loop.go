@@ -318,7 +318,7 @@ func (l *loop) step(p *pair, now time.Time, ev failover.Event) {
 	for _, in := range intents {
 		switch in := in.(type) {
 		case failover.WriteActive:
-			w.epoch, w.hasActive, w.active, w.activeEpoch = in.Epoch, true, in.Active, in.Epoch
+			w.epoch, w.hasActive, w.active = in.Epoch, true, activeEntry{in.Active, in.Epoch, in.Standby, silence(l.tables.Load().cfg)}
 		case failover.WriteMembers:
 			w.epoch, w.hasMembers, w.members = in.Epoch, true, in.Members
 		case failover.Assign:
@@ -352,6 +352,11 @@ func (l *loop) step(p *pair, now time.Time, ev failover.Event) {
 		}
 	}
 	l.publish(p)
+}
+
+// silence is how long the switch's watchdog bears it.
+func silence(cfg *config.Config) time.Duration {
+	return time.Duration(cfg.Heartbeat.Missed) * cfg.Heartbeat.Interval
 }
 
 // publish has everybody who follows the pairs see this one. The caller holds l.mu.
@@ -413,7 +418,7 @@ func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) 
 			st := p.machine.Status()
 			p.writer.begin(st.Epoch)
 			if st.Active != 0 || st.Epoch != 0 {
-				want.Entries = append(want.Entries, activeEntry(p.config.ID, st.Active, st.Epoch))
+				want.Entries = append(want.Entries, activeEntry{st.Active, st.Epoch, st.Standby, silence(t.cfg)}.entry(p.config.ID))
 			}
 			if len(st.Members) > 0 {
 				want.Groups = append(want.Groups, membersGroup(p.config, st.Members))

@@ -5,6 +5,7 @@ package controller
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/understudy-net/understudy/controller/config"
 	"github.com/understudy-net/understudy/controller/failover"
@@ -91,6 +92,25 @@ func standing(c *config.Config) []p4rt.Entry {
 		}
 	}
 
+	// Whose heartbeats they are, for the switch's watchdog: also where it is off, for
+	// a controller before this one may have armed it.
+	for _, p := range c.Pairs {
+		for _, s := range p.Servers {
+			add(p4rt.Entry{
+				Table: "heartbeat",
+				Key: []p4rt.Arg{
+					p4rt.Exact("ingress_port", p4rt.Uint(s.Port)),
+					p4rt.Exact("src_mac", p4rt.MAC(s.MAC)),
+				},
+				Action: "heartbeat_of",
+				Params: []p4rt.Arg{
+					p4rt.Exact("pair", p4rt.Uint(p.ID)),
+					p4rt.Exact("replica", p4rt.Uint(s.Replica)),
+				},
+			})
+		}
+	}
+
 	// Copies, and what is suppressed, are addressed to the server they are for.
 	for _, p := range c.Pairs {
 		for _, s := range p.Servers {
@@ -171,19 +191,38 @@ func duplicate(vip netip.Addr, protocol uint8, port, group uint16) p4rt.Entry {
 // activeTable has one entry per pair.
 const activeTable = "active"
 
-// activeEntry is the entry that a failover flips. Replica 0 is nobody's: all are
+// activeEntry is what the switch shall know of a pair: who is heard, in which epoch, and
+// whom it may release by itself (0: nobody) after how much silence.
+type activeEntry struct {
+	replica failover.Replica
+	epoch   uint64
+	standby failover.Replica
+	silence time.Duration
+}
+
+// entry is the entry that a failover flips. Replica 0 is nobody's: all are
 // suppressed.
-func activeEntry(pair uint16, replica failover.Replica, epoch uint64) p4rt.Entry {
-	return p4rt.Entry{
+func (a activeEntry) entry(pair uint16) p4rt.Entry {
+	e := p4rt.Entry{
 		Table:  activeTable,
 		Key:    []p4rt.Arg{p4rt.Exact("pair", p4rt.Uint(pair))},
 		Action: "set_active",
 		Params: []p4rt.Arg{
-			p4rt.Exact("replica", p4rt.Uint(replica)),
-			p4rt.Exact("epoch", p4rt.Uint(uint32(epoch))),
+			p4rt.Exact("replica", p4rt.Uint(a.replica)),
+			p4rt.Exact("epoch", p4rt.Uint(uint32(a.epoch))),
 		},
 	}
+	if a.standby != 0 {
+		e.Action = "set_active_watched"
+		e.Params = append(e.Params,
+			p4rt.Exact("standby", p4rt.Uint(a.standby)),
+			p4rt.Exact("limit", p4rt.Uint(uint32(a.silence/ticks))))
+	}
+	return e
 }
+
+// ticks is the unit of the switch's clock.
+const ticks = time.Microsecond
 
 // membersGroup is the group that a pair's packets are copied to.
 func membersGroup(pair config.Pair, members []failover.Replica) p4rt.Group {
@@ -209,11 +248,18 @@ func pairState(have p4rt.State, pair config.Pair) failover.SwitchState {
 		}
 		replica, _ := e.Find("replica")
 		epoch, _ := e.Find("epoch")
+		standby, _ := e.Find("standby")
 		n, _ := replica.Uint64()
+		by, _ := standby.Uint64()
 		st.Epoch, _ = epoch.Uint64()
 		if n <= config.ServersPerPair {
 			if _, ok := pair.Server(uint8(n)); ok {
 				st.Active = failover.Replica(n)
+			}
+		}
+		if by <= config.ServersPerPair {
+			if _, ok := pair.Server(uint8(by)); ok {
+				st.Standby = failover.Replica(by)
 			}
 		}
 	}

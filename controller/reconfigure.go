@@ -111,6 +111,7 @@ func (l *loop) swap(old, next *tables) (gone []*pair, err error) {
 			more = append(more, l.removeServers(p, pc, now)...)
 		}
 		p.configure(next.cfg, pc)
+		more = append(more, input{pair: p, event: failover.SetWatchdog{On: pc.Watchdog}})
 	}
 	l.tables.Store(next)
 	l.setPlaces(places(next.cfg))
@@ -200,6 +201,6 @@ func (l *loop) tell(ctx context.Context, t *tables, role failover.Role) {
 // removal is what has to go from the switch with a pair, beside what stands there by
 // configuration.
 func removal(p *pair) []p4rt.Update {
-	active, group := activeEntry(p.id, 0, 0), p4rt.Group{ID: uint32(p.id)}
-	return []p4rt.Update{{Op: p4rt.Delete, Entry: &active}, {Op: p4rt.Delete, Group: &group}}
+	entry, group := activeEntry{}.entry(p.id), p4rt.Group{ID: uint32(p.id)}
+	return []p4rt.Update{{Op: p4rt.Delete, Entry: &entry}, {Op: p4rt.Delete, Group: &group}}
 }

@@ -71,7 +71,7 @@ func newMachine(cfg *config.Config, pc config.Pair) *failover.Machine {
 		names[s.Replica-1] = s.Name
 	}
 	return failover.New(failover.Config{
-		Servers: names, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed,
+		Servers: names, Interval: cfg.Heartbeat.Interval, Missed: cfg.Heartbeat.Missed, Watchdog: pc.Watchdog,
 	})
 }
 

@@ -33,12 +33,11 @@ type writer struct {
 // wish is what shall be in the switch; parts of it may be absent.
 type wish struct {
 	epoch uint64
-	// active and activeEpoch are what the entry shall say.
-	hasActive   bool
-	active      failover.Replica
-	activeEpoch uint64
-	hasMembers  bool
-	members     []failover.Replica
+	// active is what the entry shall say.
+	hasActive  bool
+	active     activeEntry
+	hasMembers bool
+	members    []failover.Replica
 }
 
 func newWriter(pair config.Pair) *writer {
@@ -57,7 +56,7 @@ func (w *writer) want(x wish) {
 	w.mu.Lock()
 	w.pending.epoch = x.epoch
 	if x.hasActive {
-		w.pending.hasActive, w.pending.active, w.pending.activeEpoch = true, x.active, x.activeEpoch
+		w.pending.hasActive, w.pending.active = true, x.active
 	}
 	if x.hasMembers {
 		w.pending.hasMembers, w.pending.members = true, x.members
@@ -132,7 +131,7 @@ func (w *writer) Run(ctx context.Context) error {
 			w.pending.epoch = x.epoch
 		}
 		if !w.pending.hasActive {
-			w.pending.hasActive, w.pending.active, w.pending.activeEpoch = x.hasActive, x.active, x.activeEpoch
+			w.pending.hasActive, w.pending.active = x.hasActive, x.active
 		}
 		if !w.pending.hasMembers {
 			w.pending.hasMembers, w.pending.members = x.hasMembers, x.members
@@ -153,7 +152,7 @@ func (w *writer) write(ctx context.Context, x wish) error {
 		groups = append(groups, membersGroup(pair, x.members))
 	}
 	if x.hasActive {
-		entries = append(entries, activeEntry(pair.ID, x.active, x.activeEpoch))
+		entries = append(entries, x.active.entry(pair.ID))
 	}
 	return w.put(ctx, entries, groups)
 }

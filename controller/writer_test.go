@@ -84,7 +84,7 @@ func TestWishThatIsOver(t *testing.T) {
 	l := startLoop(t, sw)
 	have := func(replica failover.Replica, epoch uint64) p4rt.State {
 		return p4rt.State{
-			Entries: []p4rt.Entry{activeEntry(1, replica, epoch)},
+			Entries: []p4rt.Entry{activeEntry{replica: replica, epoch: epoch}.entry(1)},
 			Groups:  []p4rt.Group{membersGroup(l.tables.Load().cfg.Pairs[0], []failover.Replica{1, 2})},
 		}
 	}
@@ -129,7 +129,7 @@ func TestWishThatIsOver(t *testing.T) {
 	})
 	// What is decided from then on is of a newer epoch still.
 	post(failover.AgentUp{Server: 1, Session: 3, Instance: 100, Role: failover.Active, Epoch: 12, ApplicationUp: true})
-	last := activeEntry(1, 1, 13).String()
+	last := activeEntry{replica: 1, epoch: 13}.entry(1).String()
 	eventually(t, "the new decision is written", func() error {
 		list := sw.list()
 		if len(list) == 0 {
@@ -140,7 +140,7 @@ func TestWishThatIsOver(t *testing.T) {
 		}
 		return nil
 	})
-	if old := activeEntry(1, 2, 8).String(); slices.Contains(sw.list(), old) {
+	if old := (activeEntry{replica: 2, epoch: 8}).entry(1).String(); slices.Contains(sw.list(), old) {
 		t.Errorf("written: %q; %s is over", sw.list(), old)
 	}
 }

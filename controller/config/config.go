@@ -115,6 +115,9 @@ type Pair struct {
 	// of the pair's multicast group.
 	ID   uint16 `diff:"-"`
 	Name string
+	// Watchdog has the switch itself release the backup when the active server is
+	// silent.
+	Watchdog bool
 	// Servers are in the order of their replica numbers, which may have gaps.
 	Servers []Server
 }

@@ -39,7 +39,7 @@ func TestFull(t *testing.T) {
 			{netip.MustParsePrefix("2001:db8:c::/48"), 1, MAC{2, 0, 0, 0, 0, 12}, MAC{2, 0, 0, 0, 0, 1}},
 		},
 		Pairs: []Pair{
-			{ID: 1, Name: "web", Servers: []Server{
+			{ID: 1, Name: "web", Watchdog: true, Servers: []Server{
 				{Replica: 1, RID: 1, Name: "server1", Port: 2, MAC: MAC{2, 0, 0, 0, 1, 2}, Gateway: gw1},
 				{Replica: 2, RID: 2, Name: "server2", Port: 3, MAC: MAC{2, 0, 0, 0, 2, 2}, Gateway: gw2},
 			}},

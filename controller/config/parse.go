@@ -235,8 +235,8 @@ func (r *reader) pairs(m mapping, c *Config) {
 		return
 	}
 	for i, n := range list {
-		x := r.mapping(n, fmt.Sprintf("pairs[%d]", i), "name", "servers")
-		p := Pair{ID: uint16(i + 1), Name: x.text("name", "web")}
+		x := r.mapping(n, fmt.Sprintf("pairs[%d]", i), "name", "watchdog", "servers")
+		p := Pair{ID: uint16(i + 1), Name: x.text("name", "web"), Watchdog: x.boolean("watchdog", false)}
 		if p.Name != "" && names[p.Name] {
 			r.fault(x.at("name"), fmt.Sprintf("pair %q stands twice", p.Name), "rename one of them")
 		}

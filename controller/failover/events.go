@@ -91,6 +91,7 @@ const (
 	CauseLink        Cause = "link down"
 	CauseOperator    Cause = "operator"
 	CauseStream      Cause = "replication stream broken"
+	CauseWatchdog    Cause = "released by the switch"
 )
 
 // An Event is something that happened.
@@ -136,6 +137,10 @@ type HeartbeatSeen struct {
 	Role          Role
 	Epoch         uint64
 	ApplicationUp bool
+	// Released is whom the switch itself has released in this pair, in which of its
+	// epochs; 0 for nobody.
+	Released      Replica
+	ReleasedEpoch uint64
 }
 
 // AliveSeen: an agent's session brought a sign of life. It proves the process,
@@ -184,10 +189,16 @@ type Replication struct {
 // SwitchState: what the switch was found to have. Active is 0 when it has no
 // entry for the pair.
 type SwitchState struct {
-	Active  Replica
-	Epoch   uint64
+	Active Replica
+	Epoch  uint64
+	// Standby is whom the switch may release by itself, 0 for nobody.
+	Standby Replica
 	Members []Replica
 }
+
+// SetWatchdog: from now on the switch may, or may not, release the backup by itself. An
+// epoch in which it may stays as it is.
+type SetWatchdog struct{ On bool }
 
 // SwitchOver: an operator asks for the backup to become active.
 type SwitchOver struct{ Request uint64 }
@@ -204,6 +215,7 @@ func (Applied) event()       {}
 func (Replication) event()   {}
 func (SwitchState) event()   {}
 func (SwitchOver) event()    {}
+func (SetWatchdog) event()   {}
 
 // An Intent is something to do, in the order of the slice.
 type Intent interface{ intent() }
@@ -219,6 +231,9 @@ type WriteMembers struct {
 type WriteActive struct {
 	Epoch  uint64
 	Active Replica
+	// Standby arms the switch's watchdog: it may release this one by itself. 0 is
+	// nobody.
+	Standby Replica
 }
 
 // Assign: tell a server what it is. It is only asked for while the server has a

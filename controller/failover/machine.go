@@ -24,6 +24,9 @@ type Config struct {
 	// RecoverTimeout is how long a controller that has just read the switch waits
 	// for agents to come back (5 s).
 	RecoverTimeout time.Duration
+	// Watchdog has the switch release the backup by itself when the active server is
+	// silent, as long as the pair is duplex.
+	Watchdog bool
 }
 
 const (
@@ -86,6 +89,8 @@ type Machine struct {
 	deadline time.Time // of the join, or of recovery
 	// recoverySince is when the switch was read.
 	recoverySince time.Time
+	// watch is what concerns the switch's watchdog.
+	watch watch
 	// unprotected is set once a failure that nobody could take over was told.
 	unprotected bool
 	// down is the failure that took the pair down.
@@ -264,6 +269,11 @@ func (m *Machine) Step(now time.Time, ev Event) []Intent {
 		m.switchState(ev)
 	case SwitchOver:
 		m.switchOver(ev.Request)
+	case SetWatchdog:
+		m.config.Watchdog = ev.On
+		if m.state == Duplex {
+			m.arm()
+		}
 	case SetAdmin:
 		m.setAdmin(ev)
 	case GiveUp:
@@ -426,6 +436,7 @@ func (m *Machine) healthChanged(s *server, was bool) {
 }
 
 func (m *Machine) heartbeat(ev HeartbeatSeen) {
+	m.mark(ev)
 	s := m.server(ev.Server)
 	if s == nil || s.attached && ev.Instance != s.instance {
 		return
@@ -590,12 +601,13 @@ func (m *Machine) writeMembers(list ...*server) {
 func (m *Machine) writeActive(s *server) {
 	m.active = s
 	m.writing = m.epoch
-	m.emit(WriteActive{Epoch: m.epoch, Active: s.id})
+	m.emit(WriteActive{Epoch: m.epoch, Active: s.id, Standby: m.watch.standbyID()})
 }
 
 func (m *Machine) nextEpoch() {
 	m.epoch = max(m.epoch, m.floor) + 1
 	m.floor = m.epoch
+	m.watch = watch{} // the switch's is over with the epoch's entry
 }
 
 // ---- what the events do beside changing facts ----
@@ -605,6 +617,7 @@ func (m *Machine) writeDone(epoch uint64) {
 		return
 	}
 	m.writing = 0
+	m.lift()
 	switch {
 	case m.flip != nil:
 		m.flipped()
@@ -645,6 +658,8 @@ func (m *Machine) switchOver(request uint64) {
 	switch {
 	case m.state != Duplex:
 		refuse("the pair is %s, no backup holds the connections", m.state)
+	case m.watch.drop != nil:
+		refuse("%s is given up: %s", m.backup, m.watch.drop.why)
 	case !m.backup.well():
 		refuse("%s is not well", m.backup)
 	case !m.fresh(m.backup):
@@ -659,10 +674,12 @@ func (m *Machine) switchOver(request uint64) {
 
 // Status is a pair as it is now.
 type Status struct {
-	State   State
-	Epoch   uint64
-	Active  Replica
-	Backup  Replica
+	State  State
+	Epoch  uint64
+	Active Replica
+	Backup Replica
+	// Standby is whom the switch may release by itself, 0 for nobody.
+	Standby Replica
 	Members []Replica
 	Servers []ServerStatus
 }
@@ -683,7 +700,7 @@ type ServerStatus struct {
 
 // Status returns a copy that belongs to the caller.
 func (m *Machine) Status() Status {
-	st := Status{State: m.state, Epoch: m.epoch, Members: append([]Replica(nil), m.members...)}
+	st := Status{State: m.state, Epoch: m.epoch, Standby: m.watch.standbyID(), Members: append([]Replica(nil), m.members...)}
 	if m.active != nil {
 		st.Active = m.active.id
 	}

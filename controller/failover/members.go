@@ -41,6 +41,8 @@ func (m *Machine) Removable(id Replica) string {
 		return "" // it serves nobody
 	case s == m.active || m.flip != nil && (s == m.flip.to || s == m.flip.from):
 		return s.name + " is active; drain it first"
+	case s == m.watch.standby:
+		return s.name + " may be released by the switch; drain it first"
 	}
 	return ""
 }

@@ -170,7 +170,7 @@ func (m *Machine) needed(s *server, to Admin) string {
 	switch {
 	case m.state == Simplex:
 		return fmt.Sprintf("%s is active, and no other server holds its connections", s)
-	case !b.usable() || !b.well() || !m.fresh(b):
+	case !b.usable() || !b.well() || !m.fresh(b) || m.watch.drop != nil:
 		return fmt.Sprintf("%s is active, and its backup %s is not well", s, b)
 	case to == Isolated && m.state == Joining:
 		return fmt.Sprintf("%s is active, and its backup %s does not hold the connections yet", s, b)

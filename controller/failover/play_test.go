@@ -103,6 +103,9 @@ type stage struct {
 	beating  map[Replica]bool
 	alive    map[Replica]bool // says so over its session
 	epoch    uint64           // of the last write asked for
+	// What the switch has done by itself.
+	released      Replica
+	releasedEpoch uint64
 }
 
 func newStage() *stage {
@@ -158,7 +161,11 @@ func (st *stage) describe(in Intent) string {
 		return fmt.Sprintf("write members: %s", strings.Join(names, " "))
 	case WriteActive:
 		st.epoch = in.Epoch
-		return fmt.Sprintf("write active: %s, epoch %d", st.name(in.Active), in.Epoch)
+		text := fmt.Sprintf("write active: %s, epoch %d", st.name(in.Active), in.Epoch)
+		if in.Standby != 0 {
+			text += ", standby " + st.name(in.Standby)
+		}
+		return text
 	case Assign:
 		st.assigned[in.Server] = in
 		text := fmt.Sprintf("tell %s: %s in epoch %d", st.name(in.Server), in.Role, in.Epoch)
@@ -209,7 +216,9 @@ func (st *stage) describe(in Intent) string {
 //	servers NAME...                      the cast; default server1 server2
 //	duplex                               all that join.txt shows, server1 active in epoch 2
 //	new controller                       it has forgotten everything; sessions are gone
-//	switch none | switch NAME epoch=N members=NAME,NAME
+//	switch none | switch NAME epoch=N members=NAME,NAME [standby=NAME]
+//	watchdog                             the switch may release a backup by itself
+//	releases NAME                        it has, in the present epoch: heartbeats say so
 //	agent NAME [instance=N] [role=ROLE] [epoch=N] [application=down]
 //	closed NAME | timed-out NAME
 //	health NAME up|down|link-down [REASON]
@@ -271,6 +280,17 @@ func (st *stage) command(line string) ([]string, error) {
 		st.config.Servers = words
 		st.reset()
 		return nil, nil
+	case "watchdog":
+		st.config.Watchdog = true
+		st.reset()
+		return nil, nil
+	case "releases":
+		r, err := st.replica(words[0])
+		if err != nil {
+			return nil, err
+		}
+		st.released, st.releasedEpoch = r, st.epoch
+		return nil, nil
 	case "duplex":
 		for _, c := range []string{
 			"switch none", "agent server1", "written", "agent server2", "beat server1 server2",
@@ -304,7 +324,13 @@ func (st *stage) command(line string) ([]string, error) {
 			}
 			members = append(members, r)
 		}
-		return st.step(SwitchState{Active: active, Epoch: number("epoch", 0), Members: members}), nil
+		var standby Replica
+		if name := opts["standby"]; name != "" {
+			if standby, err = st.replica(name); err != nil {
+				return nil, err
+			}
+		}
+		return st.step(SwitchState{Active: active, Epoch: number("epoch", 0), Standby: standby, Members: members}), nil
 	case "agent":
 		st.session++
 		st.sessions[who] = st.session
@@ -431,6 +457,7 @@ func (st *stage) heartbeat(who Replica, up bool) []string {
 	return st.step(HeartbeatSeen{
 		Server: who, At: st.now, Instance: st.instance[who],
 		Role: a.Role, Epoch: a.Epoch, ApplicationUp: up,
+		Released: st.released, ReleasedEpoch: st.releasedEpoch,
 	})
 }
 

@@ -28,7 +28,19 @@ func (m *Machine) settleRecovering() {
 	quiet := func(s *server) bool {
 		return !m.fresh(s) && m.now.Sub(m.recoverySince) > recoverQuiet*m.limit()
 	}
+	// gone: the switch has given the active server up, or may have.
+	gone, unsure := false, m.watch.standby != nil && !m.watch.marked
+	if r := m.watch.released; r != nil && r == p {
+		gone = true
+	}
 	switch {
+	case gone && p.attached && p.usable():
+		m.flipTo(p, m.bySwitch(), false)
+	case (gone || unsure) && !late:
+		return // the one that was released may come, or a heartbeat that says
+	case gone:
+		m.down = m.bySwitch()
+		m.become(Down, "the switch has released %s, and it is not back", p)
 	case a.expelled() && pHolds && p.usable():
 		m.flipTo(p, m.byOperator(a), false)
 	case a.expelled() && p != nil && p.usable() && !p.attached && !quiet(p) && !late:
@@ -102,6 +114,7 @@ func (m *Machine) switchState(ev SwitchState) {
 	m.closeRecord()
 	m.backup = nil
 	m.active = m.server(ev.Active)
+	m.watch = watch{standby: m.server(ev.Standby)}
 	m.members = append([]Replica(nil), ev.Members...)
 	for _, s := range m.servers {
 		m.forget(s)

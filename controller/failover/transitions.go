@@ -247,10 +247,13 @@ func (m *Machine) settleJoiner() {
 // dropBackup makes the pair simplex. The active server is told at once: its
 // clients wait for it, and nobody else was ever heard.
 func (m *Machine) dropBackup(why failure) {
-	b := m.backup
+	if m.postpone(why) {
+		return
+	}
+	b, armed := m.backup, m.watch.standby != nil
 	m.backup, m.step = nil, 0
 	m.nextEpoch()
-	m.assign(m.active, Assign{Epoch: m.epoch, Role: Active, Released: true})
+	m.goAlone(armed)
 	name := "a backup"
 	if b != nil {
 		name = b.name
@@ -266,6 +269,9 @@ func (m *Machine) dropBackup(why failure) {
 }
 
 func (m *Machine) settleJoining() {
+	if m.settleWatch() {
+		return
+	}
 	a, b := m.active, m.backup
 	aWhy, aBad := m.failed(a, b)
 	bWhy, bBad := m.failed(b, a)
@@ -290,6 +296,7 @@ func (m *Machine) settleJoining() {
 		m.step = 0
 		b.joins = 0
 		m.become(Duplex, "%s follows %s", b, a)
+		m.arm()
 	case !m.now.Before(m.deadline):
 		b.joins++
 		m.dropBackup(failure{cause: "the join made no progress", reason: m.step.String()})
@@ -309,6 +316,9 @@ func (j joinStep) String() string {
 }
 
 func (m *Machine) settleDuplex() {
+	if m.settleWatch() {
+		return
+	}
 	a, b := m.active, m.backup
 	aWhy, aBad := m.failed(a, b)
 	bWhy, bBad := m.failed(b, a)

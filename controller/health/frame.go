@@ -15,6 +15,14 @@ type Place struct {
 	MAC  [6]byte
 }
 
+// Origin is what the switch says beside a packet: where it came in, and whom the
+// switch has released by itself in the sender's pair, in which epoch (0: nobody).
+type Origin struct {
+	Port     uint32
+	Released uint8
+	Epoch    uint32
+}
+
 // Server is a server that heartbeats are expected of.
 type Server struct {
 	Pair    uint16
@@ -26,7 +34,7 @@ type Server struct {
 type Heartbeats struct {
 	port    uint16
 	servers atomic.Pointer[map[Place]Server]
-	seen    func(Server, heartbeat.Heartbeat)
+	seen    func(Server, heartbeat.Heartbeat, Origin)
 
 	// What was not a heartbeat: not such a packet, no server there, or a server
 	// that claims to be another.
@@ -35,7 +43,7 @@ type Heartbeats struct {
 
 // NewHeartbeats returns a Heartbeats for a UDP port. seen is called in the
 // goroutine of Packet.
-func NewHeartbeats(port uint16, servers map[Place]Server, seen func(Server, heartbeat.Heartbeat)) *Heartbeats {
+func NewHeartbeats(port uint16, servers map[Place]Server, seen func(Server, heartbeat.Heartbeat, Origin)) *Heartbeats {
 	h := &Heartbeats{port: port, seen: seen}
 	h.SetServers(servers)
 	return h
@@ -47,13 +55,13 @@ func (h *Heartbeats) SetServers(servers map[Place]Server) { h.servers.Store(&ser
 
 // Packet takes an Ethernet frame that came in at a port of the switch. It keeps
 // no reference to it.
-func (h *Heartbeats) Packet(port uint32, frame []byte) {
+func (h *Heartbeats) Packet(from Origin, frame []byte) {
 	payload, ok := udp(frame, h.port)
 	if !ok {
 		h.Malformed.Add(1)
 		return
 	}
-	server, ok := (*h.servers.Load())[Place{Port: port, MAC: [6]byte(frame[6:12])}]
+	server, ok := (*h.servers.Load())[Place{Port: from.Port, MAC: [6]byte(frame[6:12])}]
 	if !ok {
 		h.Unknown.Add(1)
 		return
@@ -67,7 +75,7 @@ func (h *Heartbeats) Packet(port uint32, frame []byte) {
 		h.Mismatched.Add(1)
 		return
 	}
-	h.seen(server, beat)
+	h.seen(server, beat, from)
 }
 
 // udp returns the payload of a UDP datagram for a port, in IPv4 without

@@ -67,13 +67,13 @@ func TestPacket(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var seen []heartbeat.Heartbeat
-			h := NewHeartbeats(9401, map[Place]Server{{3, serverMAC}: {1, 2}}, func(s Server, b heartbeat.Heartbeat) {
-				if s != (Server{1, 2}) {
-					t.Errorf("of server %+v", s)
+			h := NewHeartbeats(9401, map[Place]Server{{3, serverMAC}: {1, 2}}, func(s Server, b heartbeat.Heartbeat, from Origin) {
+				if s != (Server{1, 2}) || from != (Origin{Port: tt.port, Released: 2, Epoch: 7}) {
+					t.Errorf("of server %+v, from %+v", s, from)
 				}
 				seen = append(seen, b)
 			})
-			h.Packet(tt.port, tt.frame)
+			h.Packet(Origin{Port: tt.port, Released: 2, Epoch: 7}, tt.frame)
 			var want []heartbeat.Heartbeat
 			if tt.seen {
 				want = append(want, beat)
@@ -90,9 +90,9 @@ func TestPacket(t *testing.T) {
 }
 
 func TestPacketDoesNotAllocate(t *testing.T) {
-	h := NewHeartbeats(9401, map[Place]Server{{3, serverMAC}: {1, 2}}, func(Server, heartbeat.Heartbeat) {})
+	h := NewHeartbeats(9401, map[Place]Server{{3, serverMAC}: {1, 2}}, func(Server, heartbeat.Heartbeat, Origin) {})
 	f := frame(beat.Append(nil))
-	if n := testing.AllocsPerRun(100, func() { h.Packet(3, f) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { h.Packet(Origin{Port: 3}, f) }); n != 0 {
 		t.Errorf("%v allocations, want none", n)
 	}
 }
@@ -103,8 +103,8 @@ func FuzzPacket(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var n uint64
-		h := NewHeartbeats(9401, map[Place]Server{{3, serverMAC}: {1, 2}}, func(Server, heartbeat.Heartbeat) { n++ })
-		h.Packet(3, b)
+		h := NewHeartbeats(9401, map[Place]Server{{3, serverMAC}: {1, 2}}, func(Server, heartbeat.Heartbeat, Origin) { n++ })
+		h.Packet(Origin{Port: 3}, b)
 		if n += h.Malformed.Load() + h.Unknown.Load() + h.Mismatched.Load(); n != 1 {
 			t.Errorf("counted %d times", n)
 		}

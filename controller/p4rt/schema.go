@@ -21,8 +21,9 @@ type Schema struct {
 	actions  map[uint32]*actionInfo
 	byName   map[string]*actionInfo
 	counters map[string]uint32
-	// inPort is the metadata of a packet-in that holds its ingress port.
-	inPort uint32
+	// Of the metadata of a packet-in, those that hold its ingress port, and whom the
+	// switch has released by itself in which epoch.
+	inPort, inReleased, inEpoch uint32
 }
 
 type tableInfo struct {
@@ -91,13 +92,18 @@ func NewSchema(info *p4configv1.P4Info) (*Schema, error) {
 			continue
 		}
 		for _, f := range m.GetMetadata() {
-			if f.GetName() == "ingress_port" {
+			switch f.GetName() {
+			case "ingress_port":
 				s.inPort = f.GetId()
+			case "released":
+				s.inReleased = f.GetId()
+			case "epoch":
+				s.inEpoch = f.GetId()
 			}
 		}
 	}
-	if s.inPort == 0 {
-		return nil, errors.New("p4info: packet_in has no ingress_port; use the P4 program that belongs to this controller")
+	if s.inPort == 0 || s.inReleased == 0 || s.inEpoch == 0 {
+		return nil, errors.New("p4info: packet_in has not all of ingress_port, released and epoch; use the P4 program that belongs to this controller")
 	}
 	return s, nil
 }

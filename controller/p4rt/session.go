@@ -100,6 +100,16 @@ func (id ElectionID) over(seen *p4v1.Uint128) ElectionID {
 	return ElectionID{High: high, Low: max(id.Low, low+1)}
 }
 
+// Metadata is what the switch says beside a packet that it sends up.
+type Metadata struct {
+	// Port is where the packet came in.
+	Port uint32
+	// Released is the replica that the switch has released by itself in the sender's
+	// pair, and Epoch in which; 0 for nobody.
+	Released uint8
+	Epoch    uint32
+}
+
 // Options are what a Session needs. Address, Pipeline and Wanted are required.
 type Options struct {
 	Address  string
@@ -116,7 +126,7 @@ type Options struct {
 	// PacketIn is called for each packet that the switch sends up, in the order of
 	// their arrival, in the goroutine that reads them: it must not block, and must
 	// not keep the payload. nil drops them.
-	PacketIn func(port uint32, payload []byte)
+	PacketIn func(meta Metadata, payload []byte)
 	// Changed is called whenever the status changes. It must not block.
 	Changed func(Status)
 	// Wrote is called after each write: how many updates it had, how long it took, and
@@ -372,16 +382,24 @@ func (s *Session) read(ctx context.Context, c *connection) error {
 }
 
 func (s *Session) packetIn(p *p4v1.PacketIn) {
+	var meta Metadata
+	known := false
 	for _, md := range p.GetMetadata() {
-		if md.GetMetadataId() != s.schema.inPort {
-			continue
-		}
-		var port uint32
+		var n uint32
 		for _, b := range md.GetValue() {
-			port = port<<8 | uint32(b)
+			n = n<<8 | uint32(b)
 		}
-		s.opts.PacketIn(port, p.GetPayload())
-		return
+		switch md.GetMetadataId() {
+		case s.schema.inPort:
+			meta.Port, known = n, true
+		case s.schema.inReleased:
+			meta.Released = uint8(n)
+		case s.schema.inEpoch:
+			meta.Epoch = n
+		}
+	}
+	if known {
+		s.opts.PacketIn(meta, p.GetPayload())
 	}
 }
 

@@ -597,7 +597,7 @@ func TestPacketInAndCounters(t *testing.T) {
 	}
 	packets := make(chan packet, 1)
 	o := run(t, d, example(), func(opts *Options) {
-		opts.PacketIn = func(port uint32, data []byte) { packets <- packet{port, append([]byte(nil), data...)} }
+		opts.PacketIn = func(m Metadata, data []byte) { packets <- packet{m.Port, append([]byte(nil), data...)} }
 	})
 	o.await(t, Ready)
 	frame := heartbeatFrame
@@ -647,7 +647,7 @@ func TestPacketInIsNotAnswered(t *testing.T) {
 	packets := make(chan struct{}, 1)
 	var writes atomic.Int64
 	o := run(t, d, example(), func(opts *Options) {
-		opts.PacketIn = func(uint32, []byte) { packets <- struct{}{} }
+		opts.PacketIn = func(Metadata, []byte) { packets <- struct{}{} }
 		opts.Dial = func(ctx context.Context, address string) (net.Conn, error) {
 			c, err := dialTCP(ctx, address)
 			return countingConn{c, &writes}, err

@@ -20,12 +20,18 @@ const Magic uint16 = 0x5544
 // Version is the only version there is.
 const Version = 1
 
-const flagApplicationUp = 1 << 0
+const (
+	flagApplicationUp = 1 << 0
+	flagInStep        = 1 << 1
+)
 
 // Heartbeat is one sign of life.
 type Heartbeat struct {
 	// ApplicationUp is false when the local application cannot serve.
 	ApplicationUp bool
+	// InStep is true of a backup that has followed the active server's replication
+	// stream in this epoch.
+	InStep bool
 	// PairID and ReplicaID are those of the assignment that the agent follows.
 	PairID    uint16
 	ReplicaID uint8
@@ -52,6 +58,9 @@ func (h Heartbeat) Append(b []byte) []byte {
 	if h.ApplicationUp {
 		flags |= flagApplicationUp
 	}
+	if h.InStep {
+		flags |= flagInStep
+	}
 	b = binary.BigEndian.AppendUint16(b, Magic)
 	b = append(b, Version, flags)
 	b = binary.BigEndian.AppendUint16(b, h.PairID)
@@ -75,6 +84,7 @@ func Decode(b []byte) (Heartbeat, error) {
 	}
 	return Heartbeat{
 		ApplicationUp: b[3]&flagApplicationUp != 0,
+		InStep:        b[3]&flagInStep != 0,
 		PairID:        binary.BigEndian.Uint16(b[4:]),
 		ReplicaID:     b[6],
 		Role:          b[7],

@@ -23,6 +23,19 @@ var example = Heartbeat{
 
 const exampleHex = "5544" + "01" + "01" + "0102" + "02" + "01" + "00000007" + "fffffffe" + "1122334455667788"
 
+// A backup in step says so in the flags.
+func TestInStep(t *testing.T) {
+	h := example
+	h.InStep = true
+	wire := h.Append(nil)
+	if wire[3] != 3 {
+		t.Errorf("flags %#x, want 3", wire[3])
+	}
+	if got, err := Decode(wire); err != nil || got != h {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // The example of docs/heartbeat.md, byte by byte.
 func TestEncoding(t *testing.T) {
 	got := example.Append(nil)
