@@ -295,7 +295,7 @@ func TestBatch(t *testing.T) {
 	expect(t, "after the batch", answer(h.Send(1, query(1, 1, 4, ""))), "2 0x0004")
 	expect(t, "after the batch", answer(h.Send(1, query(1, 1, 5, ""))), "dropped")
 
-	for _, a := range []p4v1.WriteRequest_Atomicity{p4v1.WriteRequest_ROLLBACK_ON_ERROR, p4v1.WriteRequest_DATAPLANE_ATOMIC} {
+	for _, a := range []p4v1.WriteRequest_Atomicity{p4v1.WriteRequest_DATAPLANE_ATOMIC, 9} {
 		_, err := h.Client.Write(context.Background(), &p4v1.WriteRequest{DeviceId: switchtest.DeviceID, ElectionId: switchtest.Election(), Atomicity: a})
 		if status.Code(err) != codes.Unimplemented {
 			t.Errorf("%v: %v, want UNIMPLEMENTED", a, err)

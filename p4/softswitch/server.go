@@ -40,7 +40,9 @@ func (s *Switch) checkDevice(id uint64) error {
 // every packet that was forwarded by what the tables said before has left.
 func (s *Switch) Write(_ context.Context, r *p4v1.WriteRequest) (*p4v1.WriteResponse, error) {
 	err := s.arbiter.asPrimary(r.GetDeviceId(), r.GetRole(), r.GetElectionId(), func(role *access) error {
-		if r.GetAtomicity() != p4v1.WriteRequest_CONTINUE_ON_ERROR {
+		switch r.GetAtomicity() {
+		case p4v1.WriteRequest_CONTINUE_ON_ERROR, p4v1.WriteRequest_ROLLBACK_ON_ERROR:
+		default:
 			return status.Errorf(codes.Unimplemented, "atomicity %v is not supported", r.GetAtomicity())
 		}
 		s.control.Lock()
@@ -49,16 +51,23 @@ func (s *Switch) Write(_ context.Context, r *p4v1.WriteRequest) (*p4v1.WriteResp
 		if p == nil {
 			return status.Error(codes.FailedPrecondition, "no forwarding pipeline is set")
 		}
-		errs := make([]error, len(r.GetUpdates()))
-		for i, u := range r.GetUpdates() {
-			if errs[i] = validUpdate(u); errs[i] != nil {
-				continue
+		one := func(u *p4v1.Update) error {
+			if err := validUpdate(u); err != nil {
+				return err
 			}
 			if !role.allows(u.GetEntity()) {
-				errs[i] = errorf(codes.PermissionDenied, "role %q may not write this %s", r.GetRole(), entityName(u.GetEntity()))
-				continue
+				return errorf(codes.PermissionDenied, "role %q may not write this %s", r.GetRole(), entityName(u.GetEntity()))
 			}
-			errs[i] = p.update(u)
+			return p.update(u)
+		}
+		var errs []error
+		if r.GetAtomicity() == p4v1.WriteRequest_ROLLBACK_ON_ERROR {
+			errs = p.rollback(r.GetUpdates(), one)
+		} else {
+			errs = make([]error, len(r.GetUpdates()))
+			for i, u := range r.GetUpdates() {
+				errs[i] = one(u)
+			}
 		}
 		p.sw.Barrier()
 		s.wakeTimers()
