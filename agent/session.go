@@ -104,6 +104,9 @@ func refusal(err error) string {
 		if strings.Contains(st.Message(), "authentication handshake failed") {
 			return st.Message()
 		}
+		if strings.Contains(st.Message(), "error reading server preface") {
+			return st.Message() + "; give both sides tls, or neither"
+		}
 	}
 	return ""
 }
