@@ -30,9 +30,13 @@ checks every byte of every reply.
   detect     from the fault until the controller had decided
   flip       from there until the switch had written
 
+With --rounds the load goes on while the server comes back and adopts the
+connections that live; then the next fault strikes whoever is active. The table
+has the sums of all rounds and the worst times.
+
 The exit status is 0 only if no request failed, no connection was reset and no byte
 was wrong.`,
-		Example: "  understudy lab demo\n  understudy lab demo --faults kill-agent,power-off --connections 20 -o json\n  understudy lab demo --target backup",
+		Example: "  understudy lab demo\n  understudy lab demo --faults kill-agent,power-off --connections 20 -o json\n  understudy lab demo --target backup\n  understudy lab demo --rounds 10 --connections 1000",
 		Args:    cobra.NoArgs,
 	}
 	var names []string
@@ -47,6 +51,7 @@ was wrong.`,
 	target := flags.String("target", "active", "whom to strike: active or backup")
 	drop := flags.Uint32("drop-copies", 0, "drop one in `N` copies toward the backup, until the fault")
 	keep := flags.Bool("keep", false, "leave the lab up")
+	rounds := flags.Int("rounds", 0, "do each fault `N` times, under a load that goes on while the server comes back")
 	duration := flags.Duration("duration", lab.DefaultDuration, "of the load, for each fault")
 	cmd.RegisterFlagCompletionFunc("faults", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("target", cobra.FixedCompletions([]string{"active", "backup"}, cobra.ShellCompDirectiveNoFileComp))
@@ -56,7 +61,13 @@ was wrong.`,
 		if err != nil {
 			return err
 		}
-		cfg.DropCopies, cfg.Duration = *drop, *duration
+		cfg.DropCopies, cfg.Duration, cfg.Rounds = *drop, *duration, *rounds
+		switch {
+		case *rounds < 0:
+			return errors.New("--rounds: want at least 1, or 0 for one fault without a server coming back")
+		case *rounds > 0 && *drop > 0:
+			return errors.New("--rounds and --drop-copies: want only one of them")
+		}
 		t, source, dir, err := given.read()
 		if err != nil {
 			return err

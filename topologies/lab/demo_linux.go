@@ -34,6 +34,9 @@ type DemoConfig struct {
 	// Duration is how long the load runs for each fault, which is done afterLoad
 	// before its end, or when a third of it is over if that is later.
 	Duration time.Duration
+	// Rounds, if not 0, is how often each fault is done while one load goes on, the
+	// server coming back in between; DropCopies and Duration then mean nothing.
+	Rounds int
 }
 
 // afterLoad is how long the load goes on after a fault.
@@ -54,6 +57,16 @@ func (l *Lab) Demo(ctx context.Context, cfg DemoConfig) (*DemoReport, error) {
 	for _, f := range cfg.Faults {
 		if err := l.WaitDuplex(ctx); err != nil {
 			return r, err
+		}
+		if cfg.Rounds > 0 {
+			s, err := l.rounds(ctx, f, cfg)
+			if s != nil && s.Load != nil {
+				r.Scenarios = append(r.Scenarios, *s)
+			}
+			if err != nil {
+				return r, fmt.Errorf("%s: %w", f, err)
+			}
+			continue
 		}
 		s, err := l.scenario(ctx, f, cfg)
 		for retry := 0; errors.Is(err, errUnasked) && retry < 2; retry++ {

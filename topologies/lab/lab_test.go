@@ -79,6 +79,26 @@ func TestScenarioAnswered(t *testing.T) {
 	}
 }
 
+func TestScenarioRounds(t *testing.T) {
+	var s Scenario
+	for _, ms := range []float64{2, 5, 3} {
+		s.DetectMS = worse(s.DetectMS, &ms)
+	}
+	s.DetectMS = worse(s.DetectMS, nil)
+	if s.FlipMS = worse(s.FlipMS, nil); s.FlipMS != nil {
+		t.Errorf("the worst of nothing is %v", *s.FlipMS)
+	}
+	s.Rounds, s.HeldMS = 3, s.DetectMS
+	b, err := json.Marshal(&s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"fault":"","connections":0,"requests":0,"failed":0,"reset":0,"corrupt":0,"max_stall_ms":0,"detect_ms":5,"flip_ms":null,"rounds":3,"held_ms":5}`
+	if diff := cmp.Diff(want, string(b)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestDemoReport(t *testing.T) {
 	detect, flip := 1.5, 0.75
 	r := DemoReport{Scenarios: []Scenario{

@@ -38,6 +38,12 @@ type Scenario struct {
 	// FlipMS is from there until the switch had confirmed its new entry; null if
 	// there was nothing to flip, because the backup was struck.
 	FlipMS *float64 `json:"flip_ms"`
+	// Rounds is how often the fault was done; 0 for once, without the server coming
+	// back. The times above are then the worst of all rounds.
+	Rounds int `json:"rounds,omitempty"`
+	// HeldMS is from when the pair was duplex again until every connection was held
+	// twice.
+	HeldMS *float64 `json:"held_ms,omitempty"`
 
 	// Server is the one that was struck.
 	Server string `json:"-"`
@@ -55,6 +61,8 @@ type Scenario struct {
 	Load *load.Report `json:"-"`
 	// Problem says what else went wrong.
 	Problem string `json:"-"`
+
+	struck time.Time // the last fault
 }
 
 // stallWindow is how long after a fault a stall may begin and be counted. The
@@ -91,6 +99,22 @@ func (s *Scenario) count(r *load.Report, ready, fault time.Time) {
 	s.MaxStallMS = milliseconds(r.LongestStall(fault, fault.Add(stallWindow)))
 	// A margin, so that none is counted on both sides.
 	s.StallBefore = r.LongestStall(ready, fault.Add(-50*time.Millisecond))
+}
+
+// countRounds takes over what the load has seen of several faults.
+func (s *Scenario) countRounds(r *load.Report, ready time.Time, faults []time.Time) {
+	s.count(r, ready, faults[0])
+	for _, at := range faults {
+		s.MaxStallMS = max(s.MaxStallMS, milliseconds(r.LongestStall(at, at.Add(stallWindow))))
+	}
+}
+
+// worse is the greater of two times that are known.
+func worse(a, b *float64) *float64 {
+	if a == nil || b != nil && *b > *a {
+		return b
+	}
+	return a
 }
 
 // answered takes over when the controller decided, and wrote. It wants the first
@@ -132,6 +156,9 @@ func (r *DemoReport) Write(out io.Writer) error {
 		return err
 	}
 	for _, s := range r.Scenarios {
+		if s.Rounds > 0 {
+			w.printf("\n%s: %d rounds; %s after the server was back every connection was held twice\n", s.Fault, s.Rounds, orDash(s.HeldMS))
+		}
 		if s.Dropped > 0 {
 			w.printf("\n%s: %d copies dropped toward the backup\n", s.Fault, s.Dropped)
 		}

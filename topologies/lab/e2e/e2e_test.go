@@ -180,6 +180,24 @@ func TestBackupDies(t *testing.T) {
 	clean(t, got, err, 5)
 }
 
+// The same connections outlive one server after the other: whoever comes back has
+// adopted them all before the next fault.
+func TestRounds(t *testing.T) {
+	needRoot(t)
+	got, err := demo(t, "--rounds", "3")
+	clean(t, got, err, 5)
+}
+
+// Without adoption they never are held twice again.
+func TestRoundsWithoutAdoption(t *testing.T) {
+	needRoot(t)
+	file := topology(t, "agent: {disable: [adopt]}\n")
+	_, err := demo(t, "--rounds", "1", "--faults", "power-off", "--topology", file)
+	if err == nil || !strings.Contains(err.Error(), "connections are held twice after") {
+		t.Errorf("without adoption: %v", err)
+	}
+}
+
 // A minute in which one copy in 20 toward the backup is lost; then the active
 // server dies, and the backup lacks nothing.
 func TestLossTowardTheBackup(t *testing.T) {
