@@ -92,7 +92,7 @@ func TestSessionOverTLS(t *testing.T) {
 	for _, tc := range []struct {
 		name       string
 		controller *pki.Source // nil: ours, and an agent without certificates
-		want       string // who comes; or, with a blank in front, what is logged
+		want       string      // who comes; or, with a blank in front, what is logged
 	}{
 		{"ours", controller, "server server1"},
 		{"another authority", foreign, " certificate signed by unknown authority"},
