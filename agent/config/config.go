@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -20,6 +21,10 @@ import (
 
 // Features that a test can switch off.
 var Features = []string{"align", "guard", "gate", "adopt"}
+
+// DefaultSpoolDir is for files that are too large for /tmp (Filesystem Hierarchy
+// Standard, section 5.15).
+const DefaultSpoolDir = "/var/tmp"
 
 // Config of an agent, as its YAML file has it.
 type Config struct {
@@ -36,6 +41,10 @@ type Config struct {
 	// ReplicationListen is where the other server's agent reaches this one,
 	// "address:port"; also announced to it.
 	ReplicationListen string `yaml:"replication_listen"`
+	// SpoolDir is where requests in hand are kept that are too long for memory, by a
+	// backup, in files without a name; DefaultSpoolDir if empty. Its file system must
+	// have O_TMPFILE, and should not be memory.
+	SpoolDir string `yaml:"spool_dir"`
 	// TLS is how the session with the controller and the replication stream between
 	// agents are secured: the certificate must be that of this server
 	// (docs/security.md).
@@ -103,6 +112,11 @@ func Parse(b []byte) (*Config, error) {
 	case !c.Insecure:
 		faults = append(faults, errors.New("tls is missing: {cert: FILE, key: FILE, ca: FILE} (see understudy certs); "+
 			"or write \"insecure: true\", if nobody else can reach the controller or pass for it"))
+	}
+	if c.SpoolDir == "" {
+		c.SpoolDir = DefaultSpoolDir
+	} else if !filepath.IsAbs(c.SpoolDir) {
+		faults = append(faults, fmt.Errorf("spool_dir: %q is not an absolute path", c.SpoolDir))
 	}
 	for _, f := range c.Disable {
 		if !slices.Contains(Features, f) {

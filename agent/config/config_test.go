@@ -29,7 +29,8 @@ func TestParse(t *testing.T) {
 	want := &Config{
 		Server: "server1", Controller: "172.31.255.1:9400", Interface: "eth0",
 		PinDir: "/sys/fs/bpf/understudy", ReplicationListen: "10.0.1.2:9402", Disable: []string{"gate"},
-		TLS: &pki.Files{Cert: "a.crt", Key: "a.key", CA: "ca.crt"},
+		SpoolDir: DefaultSpoolDir,
+		TLS:      &pki.Files{Cert: "a.crt", Key: "a.key", CA: "ca.crt"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -48,6 +49,7 @@ func TestParseFaults(t *testing.T) {
 		"no tls":             {strings.Replace(good, "tls:", "#", 1), "tls is missing"},
 		"half of tls":        {strings.Replace(good, ", ca: ca.crt", "", 1), "tls.ca is missing"},
 		"tls and not":        {good + "insecure: true\n", "remove one of them"},
+		"spool":              {good + "spool_dir: tmp\n", "not an absolute path"},
 		"feature":            {good + "disable: [everything]\n", `"everything" is none of`},
 	} {
 		t.Run(name, func(t *testing.T) {

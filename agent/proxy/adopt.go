@@ -507,7 +507,7 @@ func (c *conn) inherit(st *replicationv1.Standing) error {
 		st.GetSealed() < st.GetWritten() || whole > uint64(len(j.reply)) || st.GetSocket() == nil {
 		return errors.New("its description contradicts itself")
 	}
-	c.in.base, c.in.need, c.in.pos, c.in.data = base, st.GetNeed(), st.GetReceived(), j.request
+	c.in.base, c.in.mem, c.in.need, c.in.pos, c.in.data = base, base, st.GetNeed(), st.GetReceived(), j.request
 	w := st.GetWritten()
 	c.out = replyLog{written: w, sealed: w, end: w}
 	c.log(j.reply[:whole], span{})

@@ -77,6 +77,9 @@ func newConn(s *Server, id ID) *conn {
 	c := &conn{id: id, srv: s, seen: time.Now()}
 	c.cond = sync.NewCond(&c.mu)
 	c.in.limit = s.cfg.ReplayBytes
+	if s.spool != nil {
+		c.in.spill = s.spool.open
+	}
 	return c
 }
 
@@ -143,6 +146,7 @@ func (c *conn) end(why error) (sock *net.TCPConn) {
 		c.cancel()
 	}
 	c.srv.held.Add(-int64(c.out.held()))
+	c.in.release()
 	c.in, c.out = requestStream{}, replyLog{}
 	c.cond.Broadcast()
 	return c.sock
@@ -233,6 +237,7 @@ func (c *conn) promote(released bool) error {
 	case !c.in.replayable():
 		return errForgotten
 	}
+	c.in.spill = nil // nobody else is left to run it again
 	c.in.pos = c.in.need
 	c.replay = c.in.unread() > 0
 	c.heard = time.Now()

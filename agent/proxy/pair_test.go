@@ -426,7 +426,7 @@ func TestIdleConnectionGoesOn(t *testing.T) {
 func TestRequestInHandIsRunAgain(t *testing.T) {
 	for _, body := range []int{0, 10, 300000, 3 << 20} {
 		t.Run(strconv.Itoa(body), func(t *testing.T) {
-			p := newPair(t, Config{})
+			p := newPair(t, Config{SpoolDir: t.TempDir()})
 			c := dialTwin(t, p.a, p.b)
 			var b []byte
 			if body > 0 {

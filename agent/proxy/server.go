@@ -116,8 +116,13 @@ type Config struct {
 	// Backlog bounds what all connections together hold of replies. Beyond it every
 	// reply is shown in pieces, of which little is held. 512 MiB.
 	Backlog int64
-	// ReplayBytes of a request are kept until it has been answered. 8 MiB.
+	// ReplayBytes of a request are kept in memory until it has been answered. 1 MiB.
 	ReplayBytes int
+	// SpoolDir is where a backup keeps what is longer, SpoolBytes how much of all
+	// requests together. 1 GiB. Without a SpoolDir a request longer than ReplayBytes
+	// cannot be run again.
+	SpoolDir   string
+	SpoolBytes int64
 	// BufferedBody: request bodies up to this size are read before they are
 	// passed on. 1 MiB.
 	BufferedBody int
@@ -166,7 +171,10 @@ func (c *Config) setDefaults() {
 		}
 	}
 	def(&c.WholeReply, 4<<20)
-	def(&c.ReplayBytes, 8<<20)
+	def(&c.ReplayBytes, 1<<20)
+	if c.SpoolBytes == 0 {
+		c.SpoolBytes = 1 << 30
+	}
 	def(&c.BufferedBody, 1<<20)
 	def(&c.HeaderBytes, 64<<10)
 	def(&c.TargetBytes, 16<<10)
@@ -222,6 +230,7 @@ type Server struct {
 	kernel   Kernel
 	app      Application
 	upstream *upstream
+	spool    *spool // nil for none
 	stats    Stats
 	held     atomic.Int64 // bytes of replies, of all connections
 	wg       sync.WaitGroup
@@ -244,13 +253,17 @@ func New(cfg Config, kernel Kernel, app Application, log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{
+	s := &Server{
 		cfg: cfg, log: log, kernel: kernel, app: app,
 		conns:     map[ID]*conn{},
 		strangers: map[ID]bool{},
 		mover:     mover{wake: make(chan struct{}, 1)},
 		upstream:  &upstream{address: cfg.Upstream, timeout: cfg.UpstreamTimeout},
 	}
+	if cfg.SpoolDir != "" {
+		s.spool = &spool{dir: cfg.SpoolDir, limit: cfg.SpoolBytes, log: log}
+	}
+	return s
 }
 
 // Stats returns the counters.
@@ -321,6 +334,9 @@ func (s *Server) accept(sock *net.TCPConn) {
 	stream := s.stream
 	c.mu.Lock()
 	c.active, c.released = s.role == leading, s.released
+	if c.active {
+		c.in.spill = nil // it is the backup that would have to run it again
+	}
 	c.protected = c.active && stream != nil && known && rec.Gated
 	alone := c.active && stream != nil && !c.protected
 	c.mu.Unlock()

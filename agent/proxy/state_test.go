@@ -44,6 +44,86 @@ func TestRequestStream(t *testing.T) {
 	}
 }
 
+// memoryFile is a spillFile that can be full, and counts itself.
+type memoryFile struct {
+	b    []byte
+	full int
+	open *int
+}
+
+func (f *memoryFile) WriteAt(b []byte, at int64) (int, error) {
+	if int(at)+len(b) > f.full {
+		return 0, errSpoolFull
+	}
+	f.b = append(f.b[:at], b...)
+	return len(b), nil
+}
+
+func (f *memoryFile) ReadAt(b []byte, at int64) (int, error) { return copy(b, f.b[at:]), nil }
+
+func (f *memoryFile) Close() error {
+	*f.open--
+	return nil
+}
+
+// Whatever is read, kept in a file, parsed, run again and answered: the parser sees the
+// client's bytes, all of which are there from need on, unless the file was full.
+func TestRequestStreamAtRandom(t *testing.T) {
+	seed := rand.Uint64()
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for _, full := range []int{1 << 30, 2 << 20} {
+		open := 0
+		r := &requestStream{limit: 100 << 10}
+		r.spill = func() (spillFile, error) {
+			open++
+			return &memoryFile{full: full, open: &open}, nil
+		}
+		var all []byte
+		spilled := false
+		for range 3000 {
+			switch rnd.IntN(8) {
+			case 0, 1, 2:
+				b := make([]byte, rnd.IntN(64<<10))
+				for i := 0; i < len(b); i += 100 {
+					b[i] = byte(rnd.Uint32())
+				}
+				all = append(all, b...)
+				r.append(b)
+				r.overflow(r.pos)
+			case 3, 4, 5:
+				b := r.peek()
+				if len(b) == 0 != (r.unread() == 0) || len(b) < min(r.unread(), spillChunk/2) {
+					t.Fatalf("seed %d: %d bytes to parse of %d", seed, len(b), r.unread())
+				}
+				if !bytes.Equal(b, all[r.pos:r.pos+uint64(len(b))]) {
+					t.Fatalf("seed %d: other bytes", seed)
+				}
+				r.advance(rnd.IntN(len(b) + 1))
+				r.overflow(r.pos)
+			case 6:
+				if r.rewind(r.need) != r.replayable() {
+					t.Fatalf("seed %d: %+v", seed, r)
+				}
+			case 7:
+				if rnd.IntN(20) == 0 {
+					r.done(r.need + rnd.Uint64N(r.pos-r.need+1))
+				}
+			}
+			spilled = spilled || r.file != nil
+			if r.received() != uint64(len(all)) || full == 1<<30 && !r.replayable() {
+				t.Fatalf("seed %d: of %d bytes: %+v", seed, len(all), r)
+			}
+			if parsed := int(r.pos) - int(r.mem); parsed > r.limit {
+				t.Fatalf("seed %d: %d parsed bytes are in memory", seed, parsed)
+			}
+		}
+		r.done(r.received())
+		if !spilled || open != 0 || len(r.data) != 0 {
+			t.Errorf("seed %d: spilled %v, %d files left open, %d bytes", seed, spilled, open, len(r.data))
+		}
+	}
+}
+
 func TestReplyLog(t *testing.T) {
 	l := &replyLog{}
 	l.append([]byte("partial"), span{})

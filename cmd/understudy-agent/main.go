@@ -20,6 +20,7 @@ import (
 	"github.com/understudy-net/understudy/agent/bpf"
 	"github.com/understudy-net/understudy/agent/config"
 	"github.com/understudy-net/understudy/agent/conn"
+	"github.com/understudy-net/understudy/agent/proxy"
 	"github.com/understudy-net/understudy/internal/latency"
 	"github.com/understudy-net/understudy/internal/pki"
 	"github.com/understudy-net/understudy/internal/systemd"
@@ -143,6 +144,7 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 		ReplicationListen: cfg.ReplicationListen,
 		Interface:         cfg.Interface, Version: version.String(), Ready: manager.Ready, Log: log,
 		Kernel:     &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
+		Proxy:      proxy.Config{SpoolDir: cfg.SpoolDir},
 		NoAdoption: off["adopt"],
 	}).Run(ctx)
 }
