@@ -10,8 +10,8 @@
 //	                              |    +------+      |
 //	switch --packets---> health --+--> | loop | -----+--> sessions --> agents
 //	                              |    +------+      |
-//	operators ---------> admin ---+      ticks       +--> history, events
-//	                                                 +--> routes --> bgp --> routers
+//	       --ports-----> gnmi ----+      ticks       +--> history, events
+//	operators ---------> admin ---+                  +--> routes --> bgp --> routers
 package controller
 
 import (
@@ -31,6 +31,7 @@ import (
 	"github.com/understudy-net/understudy/controller/config"
 	"github.com/understudy-net/understudy/controller/desired"
 	"github.com/understudy-net/understudy/controller/failover"
+	"github.com/understudy-net/understudy/controller/gnmi"
 	"github.com/understudy-net/understudy/controller/health"
 	"github.com/understudy-net/understudy/controller/metrics"
 	"github.com/understudy-net/understudy/controller/p4rt"
@@ -230,6 +231,11 @@ func New(opts Options) (_ *Controller, err error) {
 		l.changed = append(l.changed, func(p *pair, st failover.Status) { r.changed(p.config, st) })
 		l.configured = append(l.configured, r.configure)
 		c.tasks = append(c.tasks, r, c.speaker)
+	}
+	if cfg.Switch.GNMI != "" {
+		c.tasks = append(c.tasks, gnmi.NewPorts(gnmi.PortsOptions{
+			Switch: cfg.Switch.Name, Address: cfg.Switch.GNMI, Changed: l.portChanged, Logger: opts.Logger,
+		}))
 	}
 	c.tasks = append(c.tasks,
 		c.session,

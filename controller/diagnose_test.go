@@ -4,6 +4,7 @@ package controller
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -120,9 +121,13 @@ func TestDiagnoseARealPath(t *testing.T) {
 	})
 	b.kill()
 	awaitPair(t, api, simplex)
-	if result, name := worst(); result != warning || name == "" {
-		t.Errorf("without a backup: %v %s", result, name)
-	}
+	// The switch is written a moment after the pair is simplex.
+	eventually(t, "without a backup", func() error {
+		if result, name := worst(); result != warning || name == "" {
+			return fmt.Errorf("%v %s", result, name)
+		}
+		return nil
+	})
 	if _, err := api.GetDiagnosis(t.Context(), &adminv1.GetDiagnosisRequest{Service: "nothing"}); status.Code(err) != codes.NotFound {
 		t.Errorf("no such service: %v", err)
 	}

@@ -122,6 +122,7 @@ func (l *loop) swap(old, next *tables) (gone []*pair, err error) {
 		l.step(in.pair, now, in.event)
 	}
 	for _, p := range next.pairs {
+		l.tellPorts(p, now)
 		if p.stop == nil && l.ctx != nil {
 			l.start(p)
 			l.step(p, now, failover.SwitchState{}) // nothing in the switch is its own

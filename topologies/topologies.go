@@ -89,6 +89,8 @@ type SwitchSpec struct {
 	CPUPort  uint32 `yaml:"cpu_port"`
 	// GRPC is where the switch serves P4Runtime, seen from its own node.
 	GRPC string `yaml:"grpc"`
+	// GNMI is where it tells of its ports, if that is another address, or "none".
+	GNMI string `yaml:"gnmi,omitempty"`
 	// Offloads says that the switch forwards segments longer than the MTU, and
 	// checksums that are still to be computed, as the embedded one does: its links
 	// then keep their offloads. Off, packets are as on a wire.

@@ -20,7 +20,7 @@ import (
 )
 
 // Features that a test can switch off.
-var Features = []string{"align", "guard", "gate", "adopt"}
+var Features = []string{"align", "guard", "gate", "adopt", "carrier"}
 
 // DefaultSpoolDir is for files that are too large for /tmp (Filesystem Hierarchy
 // Standard, section 5.15).

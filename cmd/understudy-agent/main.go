@@ -135,14 +135,18 @@ func run(ctx context.Context, file string, log *slog.Logger) error {
 	off := map[string]bool{}
 	for _, f := range cfg.Disable {
 		off[f] = true
-		log.Warn("a feature is off: connections will break", "feature", f)
+		log.Warn("a feature is off: connections may break", "feature", f)
+	}
+	watched := cfg.Interface
+	if off["carrier"] {
+		watched = ""
 	}
 	manager := systemd.New(log)
 	defer manager.Stopping()
 	return agent.New(agent.Config{
 		Server: cfg.Server, Controller: cfg.Controller, Credentials: creds, Identity: source,
 		ReplicationListen: cfg.ReplicationListen,
-		Interface:         cfg.Interface, Version: version.String(), Ready: manager.Ready, Log: log,
+		Interface:         watched, Version: version.String(), Ready: manager.Ready, Log: log,
 		Kernel:     &agent.LinuxKernel{Programs: programs, Injector: injector, Off: off},
 		Proxy:      proxy.Config{SpoolDir: cfg.SpoolDir},
 		NoAdoption: off["adopt"],

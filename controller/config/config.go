@@ -63,6 +63,8 @@ type Switch struct {
 	DeviceID uint64
 	// Standby: this controller takes over only while no other is in charge.
 	Standby bool
+	// GNMI is where it tells of its ports, host:port; empty for nowhere.
+	GNMI string `yaml:"gnmi"`
 }
 
 // Listen says where the controller is reached.

@@ -26,7 +26,7 @@ func TestFull(t *testing.T) {
 	gw1 := Gateway{addr("10.0.1.1"), MAC{2, 0, 0, 0, 1, 1}}
 	gw2 := Gateway{addr("10.0.2.1"), MAC{2, 0, 0, 0, 2, 1}}
 	want := &Config{
-		Switch:    Switch{Name: "s1", Address: "127.0.0.1:9559", DeviceID: 1},
+		Switch:    Switch{Name: "s1", Address: "127.0.0.1:9559", DeviceID: 1, GNMI: "127.0.0.1:9339"},
 		Listen:    Listen{Agents: "172.31.255.1:9400", Admin: "unix:/run/understudy/controller.sock", Metrics: "127.0.0.1:9404"},
 		TLS:       &TLS{"/etc/understudy/tls/controller.crt", "/etc/understudy/tls/controller.key", "/etc/understudy/tls/ca.crt"},
 		AuditLog:  "/var/lib/understudy/audit.jsonl",

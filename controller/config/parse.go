@@ -90,12 +90,22 @@ func (r *reader) theSwitch(m mapping, c *Config) {
 	if n == nil {
 		return
 	}
-	s := r.mapping(n, "switch", "name", "address", "device_id", "standby")
+	s := r.mapping(n, "switch", "name", "address", "device_id", "standby", "gnmi")
 	c.Switch = Switch{
 		Name:     s.text("name", "s1"),
 		Address:  s.hostPort("address", "\"127.0.0.1:9559\"", false, false),
 		DeviceID: s.number("device_id", true, 0, 1<<64-1, 0),
 		Standby:  s.boolean("standby", false),
+	}
+	c.Switch.GNMI = c.Switch.Address
+	s.describe("gnmi", field{Type: "string", Pattern: "^(none|[^ \t/]*:[0-9]+)$"})
+	if text, ok := s.scalar("gnmi", false, "\"127.0.0.1:9339\""); ok {
+		c.Switch.GNMI = text
+		if text == "none" {
+			c.Switch.GNMI = ""
+		} else if !validHostPort(text, false, false) {
+			s.bad("gnmi", text, "host:port or none", "\"127.0.0.1:9339\"")
+		}
 	}
 }
 

@@ -128,6 +128,15 @@ type Health struct {
 	Reason   string
 }
 
+// PortState: the switch says how the port is that leads to a server. It needs no
+// session. A port of which nothing is known is not Down.
+type PortState struct {
+	Server Replica
+	Down   bool
+	// Reason says how the switch puts it.
+	Reason string
+}
+
 // HeartbeatSeen: a heartbeat came through the data path.
 type HeartbeatSeen struct {
 	Server Replica
@@ -206,6 +215,7 @@ type SwitchOver struct{ Request uint64 }
 func (AgentUp) event()       {}
 func (AgentDown) event()     {}
 func (Health) event()        {}
+func (PortState) event()     {}
 func (HeartbeatSeen) event() {}
 func (AliveSeen) event()     {}
 func (Tick) event()          {}

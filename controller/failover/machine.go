@@ -114,6 +114,7 @@ type server struct {
 	lost         failure
 	healthUp     bool // as the agent's session says
 	linkDown     bool
+	port         port // as the switch says
 	beatUp       bool // as its heartbeats say
 	reason       string
 	sickSince    time.Time
@@ -148,10 +149,17 @@ type server struct {
 func (s *server) String() string { return s.name }
 
 // up says that the server says that it can serve.
-func (s *server) up() bool { return s.healthUp && s.beatUp && !s.linkDown }
+func (s *server) up() bool { return s.healthUp && s.beatUp && !s.linkDown && !s.port.down }
 
 // well says that the server can be spoken to and can serve.
 func (s *server) well() bool { return s.attached && s.up() }
+
+// port is the switch's end of a server's link.
+type port struct {
+	down   bool
+	since  time.Time
+	reason string
+}
 
 // pulse is a sign of life that comes regularly.
 type pulse struct {
@@ -243,6 +251,10 @@ func (m *Machine) Step(now time.Time, ev Event) []Intent {
 	case Health:
 		if s := m.session(ev.Server, ev.Session); s != nil {
 			m.health(s, ev)
+		}
+	case PortState:
+		if s := m.server(ev.Server); s != nil {
+			m.port(s, ev)
 		}
 	case HeartbeatSeen:
 		m.heartbeat(ev)
@@ -412,10 +424,26 @@ func (m *Machine) health(s *server, ev Health) {
 	m.healthChanged(s, was)
 }
 
+// port takes the switch's word for it.
+func (m *Machine) port(s *server, ev PortState) {
+	if ev.Down == s.port.down {
+		return
+	}
+	was := s.up()
+	s.port = port{}
+	if ev.Down {
+		s.port = port{down: true, since: m.now, reason: ev.Reason}
+	}
+	m.healthChanged(s, was)
+}
+
 // sickness says why a server is not up.
 func (s *server) sickness() failure {
 	f := failure{CauseApplication, s.sickSince, s.reason}
-	if s.linkDown {
+	switch {
+	case s.port.down:
+		f.cause, f.reason = CauseLink, s.port.reason
+	case s.linkDown:
 		f.cause = CauseLink
 	}
 	return f
@@ -446,6 +474,11 @@ func (m *Machine) heartbeat(ev HeartbeatSeen) {
 	}
 	// A server that was silent itself begins anew as a witness of others.
 	anew := ev.At.Sub(s.beat.last) > m.limit()
+	if s.port.down && ev.At.Sub(s.port.since) > pathPatience*m.limit() {
+		// What comes through a port shows that it is up, whatever the switch says. Those
+		// that were under way when it went down have come by now.
+		m.port(s, PortState{Server: s.id})
+	}
 	s.beat.hear(ev.At)
 	s.beatInstance, s.beatRole, s.beatEpoch = ev.Instance, ev.Role, ev.Epoch
 	for _, other := range m.servers {

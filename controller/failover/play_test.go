@@ -222,6 +222,7 @@ func (st *stage) describe(in Intent) string {
 //	agent NAME [instance=N] [role=ROLE] [epoch=N] [application=down]
 //	closed NAME | timed-out NAME
 //	health NAME up|down|link-down [REASON]
+//	port NAME up|down [REASON]           as the switch says of the port to NAME
 //	beat NAME... | mute NAME...          who sends heartbeats while time runs
 //	alive NAME... | lifeless NAME...     whose sessions show signs of life meanwhile
 //	run DURATION                         time with ticks each 5 ms
@@ -250,7 +251,7 @@ func (st *stage) command(line string) ([]string, error) {
 	}
 	var who Replica
 	switch verb {
-	case "agent", "closed", "timed-out", "health", "heartbeat", "applied", "stream",
+	case "agent", "closed", "timed-out", "health", "port", "heartbeat", "applied", "stream",
 		"remove", "drain", "fence", "undrain", "connections":
 		if len(words) == 0 {
 			return nil, fmt.Errorf("who?")
@@ -354,6 +355,8 @@ func (st *stage) command(line string) ([]string, error) {
 		return st.step(Health{
 			Server: who, Session: st.sessions[who], Up: words[0] != "down", LinkDown: words[0] == "link-down", Reason: reason,
 		}), nil
+	case "port":
+		return st.step(PortState{Server: who, Down: words[0] == "down", Reason: reason}), nil
 	case "heartbeat":
 		return st.heartbeat(who, opts["application"] != "down"), nil
 	case "alive", "lifeless":

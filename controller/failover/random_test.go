@@ -63,6 +63,8 @@ type world struct {
 	agents  []*process
 	session uint64
 
+	// ports: the switch says how its ports are.
+	ports bool
 	// The switch, and what was asked of it and is not done.
 	active  Replica
 	epoch   uint64
@@ -132,6 +134,7 @@ func newWorld(seed uint64) *world {
 		rng: rng, now: time.Unix(1000, 0),
 		config:   Config{Servers: []string{"server1", "server2", "server3"}[:2+rng.IntN(2)]},
 		released: map[uint64]Replica{}, decided: map[uint64]decision{}, waiting: map[uint64]bool{},
+		ports: rng.IntN(2) == 0,
 		admin: map[Replica]Admin{}, forced: map[Replica]bool{}, gone: map[Replica]bool{},
 	}
 	for i := range w.config.Servers {
@@ -494,6 +497,9 @@ func (w *world) restartController() {
 		}
 	}
 	w.step(st)
+	for _, p := range w.agents {
+		w.sayPort(p, !p.linked)
+	}
 }
 
 // restartSwitch empties the switch, which is then told everything again.
@@ -532,11 +538,19 @@ func (w *world) operate(p *process, a Admin, force bool) {
 	}
 }
 
+// sayPort has the switch tell of a port.
+func (w *world) sayPort(p *process, down bool) {
+	if w.ports && !w.gone[p.id] {
+		w.step(PortState{Server: p.id, Down: down})
+	}
+}
+
 // member takes a server out of the pair, or into it.
 func (w *world) member(p *process) {
 	if w.gone[p.id] {
 		delete(w.gone, p.id)
 		w.step(AddServer{Server: p.id, Name: w.config.Servers[p.id-1]})
+		w.sayPort(p, !p.linked)
 		return
 	}
 	if len(w.agents)-len(w.gone) <= 2 || w.m.Removable(p.id) != "" {
@@ -566,6 +580,7 @@ func (w *world) live(n int) {
 		case 10, 11:
 			p.linked = !p.linked
 			w.note("server%d linked %t", p.id, p.linked)
+			w.sayPort(p, !p.linked)
 			if p.alive && p.session != 0 && (p.linked || p.carrier) {
 				w.step(Health{Server: p.id, Session: p.session, Up: p.appUp, LinkDown: !p.linked})
 			}
@@ -610,6 +625,9 @@ func (w *world) live(n int) {
 				a.linked = false
 				w.note("server%d linked false", a.id)
 			}
+		case 25:
+			// It is wrong, or has not been asked for long.
+			w.sayPort(p, w.rng.IntN(2) == 0)
 		default:
 			w.pass(time.Duration(1+w.rng.IntN(40)) * time.Millisecond)
 		}
@@ -632,6 +650,7 @@ func (w *world) heal() {
 		}
 		w.operate(p, InService, false)
 		p.linked = true
+		w.sayPort(p, false)
 		if !p.alive {
 			w.start(p)
 		}

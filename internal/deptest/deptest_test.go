@@ -35,6 +35,8 @@ var rules = []struct {
 	{"controller/p4rt", []string{"github.com/osrg/gobgp"}},
 	{"controller/health", []string{"github.com/osrg/gobgp"}},
 	{"controller/bgp", []string{"./controller/failover", "./controller/p4rt", "./controller/health", "./controller/admin"}},
+	// Port states go through, to whoever cares.
+	{"controller/gnmi", []string{"./controller/failover", "./controller/p4rt", "./controller/health", "./controller/admin"}},
 	// Only controller/metrics knows of Prometheus.
 	{"controller/failover", []string{"github.com/prometheus"}},
 	{"controller/admin", []string{"github.com/prometheus"}},

@@ -189,6 +189,7 @@ type (
 		Name     string `yaml:"name"`
 		Address  string `yaml:"address"`
 		DeviceID uint64 `yaml:"device_id"`
+		GNMI     string `yaml:"gnmi,omitempty"`
 	}
 	listenEntry struct {
 		Agents string `yaml:"agents"`
@@ -249,7 +250,7 @@ func agentsAddress(t *topologies.Topology) string {
 func controllerConfig(t *topologies.Topology, p paths) controllerFile {
 	sw := t.OfKind(topologies.Switch)[0]
 	f := controllerFile{
-		Switch:    switchEntry{Name: "s1", Address: sw.Switch.GRPC, DeviceID: sw.Switch.DeviceID},
+		Switch:    switchEntry{Name: "s1", Address: sw.Switch.GRPC, DeviceID: sw.Switch.DeviceID, GNMI: sw.Switch.GNMI},
 		Listen:    listenEntry{Agents: agentsAddress(t), Admin: "unix:" + p.socket(), Insecure: true},
 		StateDir:  p.controller(),
 		Heartbeat: heartbeatEntry(t.Heartbeat),

@@ -113,7 +113,7 @@ func TestPrompt(t *testing.T) {
 	}
 	out := run(t, "--bin", programs(t), "--script", script)
 	for _, want := range []string{
-		"PROTECTED", "application down", "heartbeats missed", // what pairs and failovers say
+		"PROTECTED", "application down", "link down", // what pairs and failovers say
 		"KIND is kill-agent, kill-app, cut-link or power-off",
 	} {
 		if !strings.Contains(out, want) {

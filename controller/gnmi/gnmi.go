@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package gnmi is the controller's part in OpenConfig's gRPC Network Management
+// Interface: the state of switches' ports comes in by it (Ports).
+package gnmi
