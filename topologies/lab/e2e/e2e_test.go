@@ -292,6 +292,14 @@ http {
 }
 `
 
+// fileSizes are what nginx serves.
+var fileSizes = map[string]int{"small": 200, "medium": 20_000, "large": 1_000_000, "huge": 80_000_000}
+
+func testFile(name string) []byte {
+	size := fileSizes[name]
+	return bytes.Repeat([]byte(name+" file of the test\n"), size/20+1)[:size]
+}
+
 // withNginx brings the lab up with nginx as the local application of both servers.
 func withNginx(t *testing.T) {
 	t.Helper()
@@ -304,8 +312,8 @@ func withNginx(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, size := range map[string]int{"small": 200, "medium": 20_000, "large": 1_000_000} {
-		b := bytes.Repeat([]byte(name+" file of the test\n"), size/20+1)[:size]
+	for name := range fileSizes {
+		b := testFile(name)
 		if err := os.WriteFile(filepath.Join(root, name), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
