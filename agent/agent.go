@@ -177,6 +177,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.beat.released = func(part *agentv1.Assignment) { a.post(ctx, switchReleased{part}) }
 	g.Go(func() error { return a.beat.run(ctx, a.instance, a.log) })
 	g.Go(func() error { return a.watchCarrier(ctx) })
+	g.Go(func() error { return a.watchFacts(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -259,6 +260,8 @@ func (a *Agent) handle(ctx context.Context, e any) error {
 			}
 			a.reportStream(false, reason)
 		}
+	case hostFacts:
+		a.reportFacts(e, time.Now())
 	case carrierChanged:
 		if e.down != a.linkDown {
 			a.linkDown = e.down

@@ -31,6 +31,8 @@ type path struct {
 	pair    *adminv1.Pair
 	// heard has counters of the servers, by name; nil if they could not be read.
 	heard map[string]spoken
+	// facts are what agents say of their hosts, by server.
+	facts map[string]*facts
 	// stale is why the newest configuration is not in force, if it is not.
 	stale string
 }
@@ -158,8 +160,35 @@ func (p path) servers(add addCheck) {
 		add("application on "+s.GetName(), or(s.GetApplicationUp(), well, bad),
 			orText(s.GetApplicationUp(), p.service.Upstream+" answers", p.service.Upstream+" does not answer, or the server has no link"),
 			orText(s.GetApplicationUp(), "", "start it on "+s.GetName()+", and see that it listens there; the agent's log has the reason"))
+		p.host(add, s, bad)
 		p.heartbeats(add, s, bad)
 	}
+}
+
+// clockSlack is how far clocks may be apart before what is told of times misleads.
+const clockSlack = time.Second
+
+// host: does the agent listen, is the queue of new connections long enough, is the clock
+// right?
+func (p path) host(add addCheck, s *adminv1.Server, bad adminv1.Check_Result) {
+	name := s.GetName()
+	f := p.facts[name]
+	if f == nil {
+		add("host "+name, unknown, "its agent has not said how it is", "agents of this version say so every second, while they have a part")
+		return
+	}
+	listens := slices.Contains(f.listening, p.service.Name)
+	where := fmt.Sprintf("%v port %d", p.service.VIP, p.service.Port)
+	add("socket on "+name, or(listens, well, bad),
+		orText(listens, "the agent listens on "+where, "the agent does not listen on "+where),
+		orText(listens, "", "it opens what the controller tells it to: is the address on its loopback device, and the port free? its log says which failed"))
+	add("backlog on "+name, or(f.overflows == 0, well, warning),
+		orText(f.overflows == 0, "no connection was thrown away", fmt.Sprintf("%d connections were thrown away since the agent came: a queue was full", f.overflows)),
+		orText(f.overflows == 0, "", "raise net.core.somaxconn on "+name+", and restart its agent"))
+	right := f.ahead.Abs() <= clockSlack
+	add("clock of "+name, or(right, well, warning),
+		orText(right, "it is right", fmt.Sprintf("it is %v from the controller's", f.ahead.Round(time.Millisecond))),
+		orText(right, "", "synchronise both by NTP: nothing is decided by it, but logs mislead"))
 }
 
 func (p path) heartbeats(add addCheck, s *adminv1.Server, bad adminv1.Check_Result) {

@@ -14,8 +14,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
+	agentv1 "github.com/understudy-net/understudy/api/agent/v1"
 	"github.com/understudy-net/understudy/controller/bgp"
 	"github.com/understudy-net/understudy/controller/config"
+	"github.com/understudy-net/understudy/controller/health"
 	"github.com/understudy-net/understudy/controller/p4rt"
 )
 
@@ -35,6 +37,7 @@ func healthy() path {
 			{Name: "a", Role: active, Attached: true, ApplicationUp: true, LastHeartbeat: seen},
 			{Name: "b", Role: backup, Attached: true, ApplicationUp: true, LastHeartbeat: seen},
 		}},
+		facts: map[string]*facts{"a": {listening: []string{"web"}}, "b": {listening: []string{"web"}}},
 		heard: map[string]spoken{"a": {released: 100}, "b": {suppressed: 100}},
 	}
 }
@@ -68,6 +71,11 @@ func TestDiagnose(t *testing.T) {
 		{"no heartbeat", func(p *path) { p.pair.Servers[0].LastHeartbeat = nil }, "heartbeats of a", failed},
 		{"old heartbeat", func(p *path) { p.pair.Servers[1].LastHeartbeat = timestamppb.New(p.now.Add(-time.Minute)) }, "heartbeats of b", warning},
 		{"clock set back", func(p *path) { p.pair.Servers[1].LastHeartbeat = timestamppb.New(p.now.Add(time.Minute)) }, "heartbeats of b", warning},
+		{"no facts", func(p *path) { p.facts = nil }, "host a", unknown},
+		{"no socket", func(p *path) { p.facts["a"].listening = []string{"other"} }, "socket on a", failed},
+		{"no socket on the backup", func(p *path) { p.facts["b"].listening = nil }, "socket on b", warning},
+		{"backlog", func(p *path) { p.facts["b"].overflows = 3 }, "backlog on b", warning},
+		{"clock", func(p *path) { p.facts["b"].ahead = -time.Minute }, "clock of b", warning},
 		{"no counters", func(p *path) { p.heard = nil }, "traffic", unknown},
 		{"nothing let through", func(p *path) { p.heard = map[string]spoken{} }, "traffic", failed},
 		{"no copies", func(p *path) { p.heard["b"] = spoken{} }, "traffic", warning},
@@ -87,6 +95,32 @@ func TestDiagnose(t *testing.T) {
 		if first.GetName() != tc.check || first != nil && first.GetResult() != tc.result {
 			t.Errorf("%s: the first is %v, want %s %v", tc.name, first, tc.check, tc.result)
 		}
+	}
+}
+
+// Overflows count from the beginning of a session, and nothing is known of one that is
+// over.
+func TestFacts(t *testing.T) {
+	one, two := &health.Session{}, &health.Session{}
+	p := &pair{sessions: []*health.Session{one, nil, nil}, config: config.Pair{Servers: []config.Server{{Name: "a", Replica: 1}}}}
+	now := time.Unix(1000, 0)
+	say := func(s *health.Session, overflows uint64) {
+		p.learn(1, s, &agentv1.Facts{Time: timestamppb.New(now.Add(time.Minute)), ListenOverflows: overflows}, now)
+	}
+	for _, tc := range []struct{ said, want uint64 }{{10, 0}, {12, 2}, {12, 2}, {15, 5}, {1, 0}, {2, 1}} {
+		say(one, tc.said)
+		if f := p.known()["a"]; f == nil || f.overflows != tc.want || f.ahead != time.Minute {
+			t.Errorf("said %d: %+v, want %d", tc.said, f, tc.want)
+		}
+	}
+	p.sessions[0] = two
+	if f := p.known()["a"]; f != nil {
+		t.Errorf("of a session that is over: %+v", f)
+	}
+	say(one, 100)
+	say(two, 20)
+	if f := p.known()["a"]; f == nil || f.overflows != 0 {
+		t.Errorf("another session: %+v", f)
 	}
 }
 

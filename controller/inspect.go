@@ -69,7 +69,9 @@ func (c *Controller) Diagnose(ctx context.Context, name string) (*adminv1.Diagno
 	if err != nil {
 		return nil, err
 	}
-	if err := c.loop.call(ctx, func() { status, p.pair = pairs[0].machine.Status(), pairs[0].proto() }); err != nil {
+	if err := c.loop.call(ctx, func() {
+		status, p.pair, p.facts = pairs[0].machine.Status(), pairs[0].proto(), pairs[0].known()
+	}); err != nil {
 		return nil, err
 	}
 	have, err := c.session.Read(ctx)

@@ -98,8 +98,9 @@ type pair struct {
 	listed      []*adminv1.Service
 	assigned    []*failover.Assign // the latest, by replica - 1
 	machine     *failover.Machine
-	sessions    []*health.Session // by replica - 1; nil when there is none
-	replication []string          // addresses, by replica - 1
+	sessions    []*health.Session             // by replica - 1; nil when there is none
+	replication []string                      // addresses, by replica - 1
+	facts       [config.ServersPerPair]*facts // by replica - 1; nil before there are any
 	connections uint64
 	protected   uint64
 	last        *record // the latest failover
@@ -565,6 +566,8 @@ func (l *loop) Message(s *health.Session, m *agentv1.AgentMessage) {
 			Server: at.replica, Session: s.ID,
 			Epoch: m.Replication.GetEpoch(), Up: m.Replication.GetUp(), Reason: short(m.Replication.GetReason()),
 		}
+	case *agentv1.AgentMessage_Facts:
+		in.do = func() { at.pair.learn(at.replica, s, m.Facts, time.Now()) }
 	case *agentv1.AgentMessage_Protection:
 		in.do = func() {
 			if at.pair.machine.Status().Active == at.replica && at.pair.sessions[at.replica-1] == s {

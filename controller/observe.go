@@ -20,6 +20,7 @@ func (c *Controller) snapshot(ctx context.Context) (metrics.Snapshot, error) {
 	s := metrics.Snapshot{
 		Pairs:        pairs,
 		Heartbeats:   c.loop.heartbeats(),
+		Hosts:        c.loop.hosts(),
 		Switch:       metrics.Switch{Name: c.loop.tables.Load().cfg.Switch.Name, State: c.session.Status().String()},
 		LogLinesLost: c.journal.lost(),
 		Watchers:     c.loop.watching(),
@@ -57,6 +58,19 @@ func (l *loop) heartbeats() map[string]uint64 {
 		}
 	}
 	return counts
+}
+
+// hosts are what agents say of theirs, by server.
+func (l *loop) hosts() map[string]metrics.Host {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	hosts := map[string]metrics.Host{}
+	for _, p := range l.tables.Load().pairs {
+		for name, f := range p.known() {
+			hosts[name] = metrics.Host{ClockAhead: f.ahead, Overflows: f.overflows}
+		}
+	}
+	return hosts
 }
 
 func (l *loop) watching() int {

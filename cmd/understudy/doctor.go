@@ -19,8 +19,9 @@ func newDoctor(c *controller) *cobra.Command {
 		Short: "Walk the path of a service, and name the first thing that is wrong",
 		Long: `Walk the path of a service, from the routers to the application: is its address
 announced, has the switch all entries, is a server active and does a backup hold the
-connections, are agents attached, do applications answer, do heartbeats come through
-the data path, is what servers say let through. The first thing that is wrong is
+connections, are agents attached, do applications answer, do agents listen, are their
+queues long enough and clocks right, do heartbeats come through the data path, is
+what servers say let through. The first thing that is wrong is
 named, with what to do about it. The exit code is 5 if it is a failure.`,
 		Example: "  understudy doctor web\n  understudy doctor web -o json",
 		Args:    cobra.ExactArgs(1),

@@ -28,7 +28,9 @@ type Snapshot struct {
 	Pairs []*adminv1.Pair
 	// Heartbeats counts those that came, by server.
 	Heartbeats map[string]uint64
-	Switch     Switch
+	// Hosts are what agents say of theirs, by server.
+	Hosts  map[string]Host
+	Switch Switch
 	// Configuration is nil where it never changes.
 	Configuration *adminv1.Configuration
 	// BGP is nil without it.
@@ -39,6 +41,15 @@ type Snapshot struct {
 	LogLinesLost uint64
 	// Watchers is how many follow events.
 	Watchers int
+}
+
+// Host is what an agent says of its host.
+type Host struct {
+	// ClockAhead is how far its clock is ahead of the controller's.
+	ClockAhead time.Duration
+	// Overflows counts connections that were thrown away because a listener's queue was
+	// full, since the agent's session began.
+	Overflows uint64
 }
 
 // Switch is the session with one switch.

@@ -28,6 +28,9 @@ var (
 	serverHeartbeat   = desc("server_last_heartbeat_timestamp_seconds", "When its last heartbeat came.", "pair", "server")
 	serverHeartbeats  = desc("server_heartbeats_received_total", "Heartbeats that came through the data path.", "pair", "server")
 
+	serverClock     = desc("server_clock_offset_seconds", "How far the server's clock is ahead of the controller's.", "pair", "server")
+	serverOverflows = desc("server_listen_overflows_total", "Connections that the server's kernel threw away because a queue of accepted ones was full, since its agent came.", "pair", "server")
+
 	switchState   = desc("switch_session_state", "1 for the state of the session with the switch, 0 for the others.", "switch", "state")
 	switchEntries = desc("switch_entries", "Table entries that the switch is known to have.", "switch")
 	switchGroups  = desc("switch_groups", "Multicast groups that the switch is known to have.", "switch")
@@ -90,6 +93,10 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 				gauge(serverHeartbeat, seconds(t.AsTime()), name, x.GetName())
 			}
 			counter(serverHeartbeats, snap.Heartbeats[x.GetName()], name, x.GetName())
+			if h, ok := snap.Hosts[x.GetName()]; ok {
+				gauge(serverClock, h.ClockAhead.Seconds(), name, x.GetName())
+				counter(serverOverflows, h.Overflows, name, x.GetName())
+			}
 		}
 	}
 	oneOf(switchState, snap.Switch.State, SwitchStates, snap.Switch.Name)

@@ -14,6 +14,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -91,6 +92,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Replication
 	//	*AgentMessage_Protection
 	//	*AgentMessage_Alive
+	//	*AgentMessage_Facts
 	Message       isAgentMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -187,6 +189,15 @@ func (x *AgentMessage) GetAlive() *Alive {
 	return nil
 }
 
+func (x *AgentMessage) GetFacts() *Facts {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Facts); ok {
+			return x.Facts
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Message interface {
 	isAgentMessage_Message()
 }
@@ -215,6 +226,10 @@ type AgentMessage_Alive struct {
 	Alive *Alive `protobuf:"bytes,6,opt,name=alive,proto3,oneof"`
 }
 
+type AgentMessage_Facts struct {
+	Facts *Facts `protobuf:"bytes,7,opt,name=facts,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Message() {}
 
 func (*AgentMessage_Health) isAgentMessage_Message() {}
@@ -226,6 +241,8 @@ func (*AgentMessage_Replication) isAgentMessage_Message() {}
 func (*AgentMessage_Protection) isAgentMessage_Message() {}
 
 func (*AgentMessage_Alive) isAgentMessage_Message() {}
+
+func (*AgentMessage_Facts) isAgentMessage_Message() {}
 
 // Alive is sent once per two heartbeats, while the agent has a part: a second
 // sign of life, by another path. A server is silent when both have stopped; a
@@ -266,6 +283,72 @@ func (*Alive) Descriptor() ([]byte, []int) {
 	return file_agent_v1_agent_proto_rawDescGZIP(), []int{1}
 }
 
+// Facts are what an agent sees of its host, for who looks for what is wrong. Sent once
+// per second while the agent has a part.
+type Facts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What its clock says.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// The services that it accepts connections for, by name.
+	Listening []string `protobuf:"bytes,2,rep,name=listening,proto3" json:"listening,omitempty"`
+	// Connections that the kernel threw away because a queue of accepted ones was full,
+	// on any port, since the host began (ListenOverflows of /proc/net/netstat).
+	ListenOverflows uint64 `protobuf:"varint,3,opt,name=listen_overflows,json=listenOverflows,proto3" json:"listen_overflows,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Facts) Reset() {
+	*x = Facts{}
+	mi := &file_agent_v1_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Facts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Facts) ProtoMessage() {}
+
+func (x *Facts) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_v1_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Facts.ProtoReflect.Descriptor instead.
+func (*Facts) Descriptor() ([]byte, []int) {
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Facts) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Facts) GetListening() []string {
+	if x != nil {
+		return x.Listening
+	}
+	return nil
+}
+
+func (x *Facts) GetListenOverflows() uint64 {
+	if x != nil {
+		return x.ListenOverflows
+	}
+	return 0
+}
+
 // Hello opens a session.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -288,7 +371,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_agent_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +383,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[2]
+	mi := &file_agent_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +396,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Hello) GetServer() string {
@@ -379,7 +462,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_agent_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +474,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[3]
+	mi := &file_agent_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +487,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Health) GetApplicationUp() bool {
@@ -439,7 +522,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_agent_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +534,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_agent_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +547,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Applied) GetEpoch() uint64 {
@@ -493,7 +576,7 @@ type Replication struct {
 
 func (x *Replication) Reset() {
 	*x = Replication{}
-	mi := &file_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +588,7 @@ func (x *Replication) String() string {
 func (*Replication) ProtoMessage() {}
 
 func (x *Replication) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +601,7 @@ func (x *Replication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replication.ProtoReflect.Descriptor instead.
 func (*Replication) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Replication) GetEpoch() uint64 {
@@ -558,7 +641,7 @@ type Protection struct {
 
 func (x *Protection) Reset() {
 	*x = Protection{}
-	mi := &file_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +653,7 @@ func (x *Protection) String() string {
 func (*Protection) ProtoMessage() {}
 
 func (x *Protection) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +666,7 @@ func (x *Protection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Protection.ProtoReflect.Descriptor instead.
 func (*Protection) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Protection) GetEpoch() uint64 {
@@ -626,7 +709,7 @@ type ControllerMessage struct {
 
 func (x *ControllerMessage) Reset() {
 	*x = ControllerMessage{}
-	mi := &file_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +721,7 @@ func (x *ControllerMessage) String() string {
 func (*ControllerMessage) ProtoMessage() {}
 
 func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +734,7 @@ func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerMessage.ProtoReflect.Descriptor instead.
 func (*ControllerMessage) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ControllerMessage) GetMessage() isControllerMessage_Message {
@@ -703,7 +786,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +798,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +811,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Assignment) GetPair() string {
@@ -797,7 +880,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +892,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +905,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Peer) GetServer() string {
@@ -856,7 +939,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +951,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +964,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Service) GetName() string {
@@ -935,7 +1018,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1030,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1043,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Heartbeat) GetDestination() string {
@@ -995,7 +1078,7 @@ var File_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14agent/v1/agent.proto\x12\x13understudy.agent.v1\x1a\x1egoogle/protobuf/duration.proto\"\xfb\x02\n" +
+	"\x14agent/v1/agent.proto\x12\x13understudy.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x03\n" +
 	"\fAgentMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.understudy.agent.v1.HelloH\x00R\x05hello\x125\n" +
 	"\x06health\x18\x02 \x01(\v2\x1b.understudy.agent.v1.HealthH\x00R\x06health\x128\n" +
@@ -1004,9 +1087,14 @@ const file_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"protection\x18\x05 \x01(\v2\x1f.understudy.agent.v1.ProtectionH\x00R\n" +
 	"protection\x122\n" +
-	"\x05alive\x18\x06 \x01(\v2\x1a.understudy.agent.v1.AliveH\x00R\x05aliveB\t\n" +
+	"\x05alive\x18\x06 \x01(\v2\x1a.understudy.agent.v1.AliveH\x00R\x05alive\x122\n" +
+	"\x05facts\x18\a \x01(\v2\x1a.understudy.agent.v1.FactsH\x00R\x05factsB\t\n" +
 	"\amessage\"\a\n" +
-	"\x05Alive\"\x80\x02\n" +
+	"\x05Alive\"\x80\x01\n" +
+	"\x05Facts\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
+	"\tlistening\x18\x02 \x03(\tR\tlistening\x12)\n" +
+	"\x10listen_overflows\x18\x03 \x01(\x04R\x0flistenOverflows\"\x80\x02\n" +
 	"\x05Hello\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x06R\binstance\x12\x18\n" +
@@ -1084,46 +1172,50 @@ func file_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_agent_v1_agent_proto_goTypes = []any{
-	(Role)(0),                   // 0: understudy.agent.v1.Role
-	(*AgentMessage)(nil),        // 1: understudy.agent.v1.AgentMessage
-	(*Alive)(nil),               // 2: understudy.agent.v1.Alive
-	(*Hello)(nil),               // 3: understudy.agent.v1.Hello
-	(*Health)(nil),              // 4: understudy.agent.v1.Health
-	(*Applied)(nil),             // 5: understudy.agent.v1.Applied
-	(*Replication)(nil),         // 6: understudy.agent.v1.Replication
-	(*Protection)(nil),          // 7: understudy.agent.v1.Protection
-	(*ControllerMessage)(nil),   // 8: understudy.agent.v1.ControllerMessage
-	(*Assignment)(nil),          // 9: understudy.agent.v1.Assignment
-	(*Peer)(nil),                // 10: understudy.agent.v1.Peer
-	(*Service)(nil),             // 11: understudy.agent.v1.Service
-	(*Heartbeat)(nil),           // 12: understudy.agent.v1.Heartbeat
-	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(Role)(0),                     // 0: understudy.agent.v1.Role
+	(*AgentMessage)(nil),          // 1: understudy.agent.v1.AgentMessage
+	(*Alive)(nil),                 // 2: understudy.agent.v1.Alive
+	(*Facts)(nil),                 // 3: understudy.agent.v1.Facts
+	(*Hello)(nil),                 // 4: understudy.agent.v1.Hello
+	(*Health)(nil),                // 5: understudy.agent.v1.Health
+	(*Applied)(nil),               // 6: understudy.agent.v1.Applied
+	(*Replication)(nil),           // 7: understudy.agent.v1.Replication
+	(*Protection)(nil),            // 8: understudy.agent.v1.Protection
+	(*ControllerMessage)(nil),     // 9: understudy.agent.v1.ControllerMessage
+	(*Assignment)(nil),            // 10: understudy.agent.v1.Assignment
+	(*Peer)(nil),                  // 11: understudy.agent.v1.Peer
+	(*Service)(nil),               // 12: understudy.agent.v1.Service
+	(*Heartbeat)(nil),             // 13: understudy.agent.v1.Heartbeat
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 }
 var file_agent_v1_agent_proto_depIdxs = []int32{
-	3,  // 0: understudy.agent.v1.AgentMessage.hello:type_name -> understudy.agent.v1.Hello
-	4,  // 1: understudy.agent.v1.AgentMessage.health:type_name -> understudy.agent.v1.Health
-	5,  // 2: understudy.agent.v1.AgentMessage.applied:type_name -> understudy.agent.v1.Applied
-	6,  // 3: understudy.agent.v1.AgentMessage.replication:type_name -> understudy.agent.v1.Replication
-	7,  // 4: understudy.agent.v1.AgentMessage.protection:type_name -> understudy.agent.v1.Protection
+	4,  // 0: understudy.agent.v1.AgentMessage.hello:type_name -> understudy.agent.v1.Hello
+	5,  // 1: understudy.agent.v1.AgentMessage.health:type_name -> understudy.agent.v1.Health
+	6,  // 2: understudy.agent.v1.AgentMessage.applied:type_name -> understudy.agent.v1.Applied
+	7,  // 3: understudy.agent.v1.AgentMessage.replication:type_name -> understudy.agent.v1.Replication
+	8,  // 4: understudy.agent.v1.AgentMessage.protection:type_name -> understudy.agent.v1.Protection
 	2,  // 5: understudy.agent.v1.AgentMessage.alive:type_name -> understudy.agent.v1.Alive
-	0,  // 6: understudy.agent.v1.Hello.role:type_name -> understudy.agent.v1.Role
-	4,  // 7: understudy.agent.v1.Hello.health:type_name -> understudy.agent.v1.Health
-	0,  // 8: understudy.agent.v1.Applied.role:type_name -> understudy.agent.v1.Role
-	9,  // 9: understudy.agent.v1.ControllerMessage.assignment:type_name -> understudy.agent.v1.Assignment
-	0,  // 10: understudy.agent.v1.Assignment.role:type_name -> understudy.agent.v1.Role
-	10, // 11: understudy.agent.v1.Assignment.peer:type_name -> understudy.agent.v1.Peer
-	11, // 12: understudy.agent.v1.Assignment.services:type_name -> understudy.agent.v1.Service
-	12, // 13: understudy.agent.v1.Assignment.heartbeat:type_name -> understudy.agent.v1.Heartbeat
-	13, // 14: understudy.agent.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
-	1,  // 15: understudy.agent.v1.AgentControl.Session:input_type -> understudy.agent.v1.AgentMessage
-	8,  // 16: understudy.agent.v1.AgentControl.Session:output_type -> understudy.agent.v1.ControllerMessage
-	16, // [16:17] is the sub-list for method output_type
-	15, // [15:16] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	3,  // 6: understudy.agent.v1.AgentMessage.facts:type_name -> understudy.agent.v1.Facts
+	14, // 7: understudy.agent.v1.Facts.time:type_name -> google.protobuf.Timestamp
+	0,  // 8: understudy.agent.v1.Hello.role:type_name -> understudy.agent.v1.Role
+	5,  // 9: understudy.agent.v1.Hello.health:type_name -> understudy.agent.v1.Health
+	0,  // 10: understudy.agent.v1.Applied.role:type_name -> understudy.agent.v1.Role
+	10, // 11: understudy.agent.v1.ControllerMessage.assignment:type_name -> understudy.agent.v1.Assignment
+	0,  // 12: understudy.agent.v1.Assignment.role:type_name -> understudy.agent.v1.Role
+	11, // 13: understudy.agent.v1.Assignment.peer:type_name -> understudy.agent.v1.Peer
+	12, // 14: understudy.agent.v1.Assignment.services:type_name -> understudy.agent.v1.Service
+	13, // 15: understudy.agent.v1.Assignment.heartbeat:type_name -> understudy.agent.v1.Heartbeat
+	15, // 16: understudy.agent.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
+	1,  // 17: understudy.agent.v1.AgentControl.Session:input_type -> understudy.agent.v1.AgentMessage
+	9,  // 18: understudy.agent.v1.AgentControl.Session:output_type -> understudy.agent.v1.ControllerMessage
+	18, // [18:19] is the sub-list for method output_type
+	17, // [17:18] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_agent_v1_agent_proto_init() }
@@ -1138,8 +1230,9 @@ func file_agent_v1_agent_proto_init() {
 		(*AgentMessage_Replication)(nil),
 		(*AgentMessage_Protection)(nil),
 		(*AgentMessage_Alive)(nil),
+		(*AgentMessage_Facts)(nil),
 	}
-	file_agent_v1_agent_proto_msgTypes[7].OneofWrappers = []any{
+	file_agent_v1_agent_proto_msgTypes[8].OneofWrappers = []any{
 		(*ControllerMessage_Assignment)(nil),
 	}
 	type x struct{}
@@ -1148,7 +1241,7 @@ func file_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_v1_agent_proto_rawDesc), len(file_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
