@@ -8,9 +8,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -136,4 +138,90 @@ func waitActive(t *testing.T, server string) {
 		}
 	}
 	t.Fatalf("%s has not become active", server)
+}
+
+// An agent is stopped as an upgrade stops it, and started again: on the active server
+// that is a failover, on the backup nothing that a client could notice. Afterwards
+// every connection is held twice again, and the other server can die.
+func TestAgentRestarts(t *testing.T) {
+	needRoot(t)
+	if _, err := understudy(t, "lab", "up"); err != nil {
+		t.Fatal(err)
+	}
+	const connections = 50
+	load := make(chan error, 1)
+	go func() {
+		_, err := understudy(t, "lab", "load", "--connections", fmt.Sprint(connections), "--duration", "20s")
+		load <- err
+	}()
+	waitHeld(t, connections)
+	for _, role := range []string{"active", "backup", "active"} {
+		server := active(t)
+		if role == "backup" {
+			server = map[string]string{"server1": "server2", "server2": "server1"}[server]
+		}
+		t.Logf("the agent of %s, %s, is restarted", server, role)
+		if err := syscall.Kill(agentOf(t, server), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if role == "active" {
+			waitActive(t, map[string]string{"server1": "server2", "server2": "server1"}[server])
+		}
+		waitEnded(t, server)
+		if _, err := understudy(t, "lab", "heal", server); err != nil {
+			t.Fatal(err)
+		}
+		waitHeld(t, connections)
+	}
+	if _, err := understudy(t, "lab", "fault", "power-off", active(t)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-load:
+		t.Fatalf("the load ended before it could show anything: %v", err)
+	default:
+	}
+	if err := <-load; err != nil {
+		t.Error(err)
+	}
+}
+
+// agentOf returns the process of a server's agent, 0 if it does not run.
+func agentOf(t *testing.T, server string) int {
+	t.Helper()
+	out, err := understudy(t, "lab", "status", "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct {
+		Nodes []struct {
+			Name      string
+			Processes []struct {
+				Role  string
+				PID   int
+				State string
+			}
+		}
+	}
+	if err := json.Unmarshal(out, &s); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, n := range s.Nodes {
+		for _, p := range n.Processes {
+			if n.Name == server && p.Role == "agent" && p.State == "running" {
+				return p.PID
+			}
+		}
+	}
+	return 0
+}
+
+// waitEnded waits until a server's agent runs no more.
+func waitEnded(t *testing.T, server string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); agentOf(t, server) != 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the agent of %s does not end", server)
+		}
+	}
 }
