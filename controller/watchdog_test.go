@@ -33,6 +33,7 @@ func watchedLab(t *testing.T) (l *lab, c *running, admin adminv1.AdminClient, a1
 	awaitPair(t, admin, simplex, active, noRole)
 	a2 = startAgent(t, l, c.AgentAddr().String(), servers[1], nil)
 	awaitPair(t, admin, duplex, active, backup)
+	a1.counts(3, 3)
 	return l, c, admin, a1, a2, cfg
 }
 

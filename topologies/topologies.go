@@ -118,8 +118,10 @@ type Link struct {
 
 // Backing is a pair of servers that back services together.
 type Backing struct {
-	Name    string   `yaml:"name"`
-	Servers []string `yaml:"servers"`
+	Name string `yaml:"name"`
+	// Watchdog has the switch itself fail over.
+	Watchdog bool     `yaml:"watchdog,omitempty"`
+	Servers  []string `yaml:"servers"`
 }
 
 // Service is what clients connect to.

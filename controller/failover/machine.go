@@ -283,9 +283,6 @@ func (m *Machine) Step(now time.Time, ev Event) []Intent {
 		m.switchOver(ev.Request)
 	case SetWatchdog:
 		m.config.Watchdog = ev.On
-		if m.state == Duplex {
-			m.arm()
-		}
 	case SetAdmin:
 		m.setAdmin(ev)
 	case GiveUp:

@@ -676,7 +676,8 @@ func (w *world) heal() {
 		return
 	}
 	a, b := w.agents[st.Active-1], w.agents[st.Backup-1]
-	if w.config.Watchdog != (w.standby == st.Backup) {
+	armed, covered := w.standby == st.Backup, w.agents[st.Active-1].covered == st.Epoch
+	if armed && !w.config.Watchdog || !armed && (w.standby != 0 || w.config.Watchdog && covered) {
 		w.fault("the switch's watchdog: %t, standby %d", w.config.Watchdog, w.standby)
 	}
 	if w.active != st.Active || w.epoch != st.Epoch || len(w.members) != 2 {

@@ -296,7 +296,6 @@ func (m *Machine) settleJoining() {
 		m.step = 0
 		b.joins = 0
 		m.become(Duplex, "%s follows %s", b, a)
-		m.arm()
 	case !m.now.Before(m.deadline):
 		b.joins++
 		m.dropBackup(failure{cause: "the join made no progress", reason: m.step.String()})
@@ -334,5 +333,7 @@ func (m *Machine) settleDuplex() {
 	case a.streamFor == m.epoch && !a.streamUp && (!a.beat.seen() || m.fresh(a)):
 		// A server that is not heard of itself does not judge the other.
 		m.dropBackup(failure{cause: CauseStream, reason: a.streamReason})
+	default:
+		m.arm()
 	}
 }

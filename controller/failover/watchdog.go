@@ -6,7 +6,7 @@ import "time"
 
 // The switch's watchdog releases the backup of a pair by itself when the active server
 // falls silent (p4/src/control/watchdog.p4). It is armed by the entry that says who is
-// active, while the pair is duplex, and never disarmed but by the next epoch's: for an
+// active, while the pair is duplex and the backup holds every connection, and never disarmed but by the next epoch's: for an
 // entry of the same epoch without it would take back what the switch may have done.
 //
 // What it has done stands in every heartbeat that the switch passes on. The machine
@@ -45,9 +45,11 @@ func (w *watch) standbyID() Replica {
 	return w.standby.id
 }
 
-// arm lets the switch release the backup.
+// arm lets the switch release the backup of a duplex pair, as soon as that holds all
+// connections: those that began before it joined would be lost with a server that was
+// only slow, and the switch is less patient than the controller.
 func (m *Machine) arm() {
-	if !m.config.Watchdog || m.watch.standby == m.backup {
+	if !m.config.Watchdog || m.watch.standby == m.backup || !m.covered() {
 		return
 	}
 	m.watch.standby = m.backup

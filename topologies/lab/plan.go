@@ -213,8 +213,9 @@ type (
 		SourceMAC  string `yaml:"source_mac"`
 	}
 	pairEntry struct {
-		Name    string        `yaml:"name"`
-		Servers []serverEntry `yaml:"servers"`
+		Name     string        `yaml:"name"`
+		Watchdog bool          `yaml:"watchdog,omitempty"`
+		Servers  []serverEntry `yaml:"servers"`
 	}
 	serverEntry struct {
 		Name    string `yaml:"name"`
@@ -263,7 +264,7 @@ func controllerConfig(t *topologies.Topology, p paths) controllerFile {
 		})
 	}
 	for _, pair := range t.Pairs {
-		e := pairEntry{Name: pair.Name}
+		e := pairEntry{Name: pair.Name, Watchdog: pair.Watchdog}
 		for _, s := range pair.Servers {
 			l := t.LinkOf(s)
 			e.Servers = append(e.Servers, serverEntry{
