@@ -4,6 +4,7 @@ package bmv2
 
 import (
 	"encoding/json"
+	"strings"
 )
 
 // typeValue is the pair of which the format builds everything that can be
@@ -196,7 +197,7 @@ func (l *loader) expr(at scope, raw json.RawMessage, ctx exprContext, depth int)
 func (l *loader) object(at scope, v typeValue, ctx exprContext, depth int) (Expr, error) {
 	if v.Type == "parameters_vector" {
 		var elems []json.RawMessage
-		if string(v.Value) != "{}" { // p4c writes this for no elements
+		if strings.Join(strings.Fields(string(v.Value)), "") != "{}" { // p4c writes this for no elements
 			if err := at.decode(v.Value, &elems); err != nil {
 				return nil, err
 			}

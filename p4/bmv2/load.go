@@ -437,6 +437,15 @@ const validField = "$valid$"
 
 // names decodes a tuple of strings.
 func names(at scope, raw json.RawMessage, n int) ([]string, error) {
+	var list []json.RawMessage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, at.unsupported("something that is computed, where %d names are wanted,", n)
+	}
+	for _, x := range list {
+		if !bytes.HasPrefix(x, []byte{'"'}) {
+			return nil, at.unsupported("something that is computed, where %d names are wanted,", n)
+		}
+	}
 	var v []string
 	if err := at.decode(raw, &v); err != nil {
 		return nil, err

@@ -52,7 +52,8 @@ func newActionSchema(info *p4config.P4Info, def *bmv2.Table, ref *p4config.Actio
 	}
 	for j, p := range a.GetParams() {
 		d := ta.Action.Params[j]
-		if p.GetName() != d.Name || int(p.GetBitwidth()) != d.Width {
+		_, err := programWidth(int(p.GetBitwidth()), d.Width, p.GetTypeName(), info.GetTypeInfo())
+		if p.GetName() != d.Name || err != nil {
 			return nil, fmt.Errorf("%q: parameter %q of %d bits, the program has %q of %d",
 				as.name, p.GetName(), p.GetBitwidth(), d.Name, d.Width)
 		}

@@ -32,6 +32,7 @@ type digestSchema struct {
 	id   uint32
 	name string
 	typ  *dataType
+	list string // what the program calls it
 }
 
 func newDigestSchema(prog *bmv2.Program, info *p4config.P4Info, x *p4config.Digest) (*digestSchema, error) {
@@ -40,21 +41,47 @@ func newDigestSchema(prog *bmv2.Program, info *p4config.P4Info, x *p4config.Dige
 	if ds.typ, err = newDataType(x.GetTypeSpec(), info.GetTypeInfo()); err != nil {
 		return nil, err
 	}
+	// p4c has names of its own for digests of types without one; then it is the only
+	// learn list of this shape.
+	var same []*bmv2.FieldList
 	for _, l := range prog.LearnLists {
-		if l.Name != ds.name {
-			continue
+		switch {
+		case l.Name == ds.name && !ds.fits(l):
+			return nil, fmt.Errorf("values of %v bits, which is not what the program sends", ds.typ.widths(nil))
+		case l.Name == ds.name:
+			return ds.use(l), nil
+		case ds.fits(l):
+			same = append(same, l)
 		}
-		want := ds.typ.widths(nil)
-		same := len(want) == len(l.Elements)
-		for i := 0; same && i < len(want); i++ {
-			same = want[i] == 0 || want[i] == l.Elements[i].Width
-		}
-		if !same {
-			return nil, fmt.Errorf("values of %v bits, which is not what the program sends", want)
-		}
-		return ds, nil
 	}
-	return nil, errors.New("the program has no such digest")
+	if len(same) != 1 {
+		return nil, errors.New("the program has no such digest")
+	}
+	return ds.use(same[0]), nil
+}
+
+// fits tells whether a learn list has the values of the digest.
+func (ds *digestSchema) fits(l *bmv2.FieldList) bool {
+	want := ds.typ.widths(nil)
+	if len(want) != len(l.Elements) {
+		return false
+	}
+	for i := range want {
+		if want[i] != 0 && want[i] != l.Elements[i].Width {
+			return false
+		}
+	}
+	return true
+}
+
+func (ds *digestSchema) use(l *bmv2.FieldList) *digestSchema {
+	widths := make([]int, len(l.Elements))
+	for i := range widths {
+		widths[i] = l.Elements[i].Width
+	}
+	ds.typ.resolve(widths)
+	ds.list = l.Name
+	return ds
 }
 
 // A digest collects what packets tell the control plane. Packets call add, on their own
@@ -209,7 +236,7 @@ func (p *pipeline) writeDigest(typ p4v1.Update_Type, e *p4v1.DigestEntry) error 
 	if err != nil {
 		return err
 	}
-	d := p.digests[ds.name]
+	d := p.digests[ds.list]
 	if typ == p4v1.Update_DELETE {
 		return d.configure(nil, true)
 	}
@@ -231,7 +258,7 @@ func (p *pipeline) readDigests(q *p4v1.DigestEntry, out func(part)) error {
 	}
 	var entries []*p4v1.DigestEntry
 	for _, ds := range list {
-		d := p.digests[ds.name]
+		d := p.digests[ds.list]
 		d.mu.Lock()
 		if d.config != nil {
 			entries = append(entries, &p4v1.DigestEntry{DigestId: ds.id, Config: d.config})
@@ -261,6 +288,6 @@ func (s *Switch) digestAck(c *controller, a *p4v1.DigestListAck) error {
 	if !role.owns(ds.id) {
 		return errorf(codes.PermissionDenied, "role %q may not acknowledge digest %q", c.role, ds.name)
 	}
-	p.digests[ds.name].ack(a.GetListId())
+	p.digests[ds.list].ack(a.GetListId())
 	return nil
 }

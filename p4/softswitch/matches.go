@@ -27,10 +27,11 @@ type fieldSchema struct {
 	width int
 	kind  p4config.MatchField_MatchType
 	match bmv2.MatchKind
+	typ   *p4config.P4NamedType // nil: none that the P4 program has named
 }
 
 func newFieldSchema(f *p4config.MatchField) (*fieldSchema, error) {
-	fs := &fieldSchema{id: f.GetId(), name: f.GetName(), width: int(f.GetBitwidth()), kind: f.GetMatchType()}
+	fs := &fieldSchema{id: f.GetId(), name: f.GetName(), width: int(f.GetBitwidth()), kind: f.GetMatchType(), typ: f.GetTypeName()}
 	var ok bool
 	if fs.match, ok = matchKinds[fs.kind]; !ok {
 		return nil, fmt.Errorf("match type %v is %w", f.GetMatch(), bmv2.ErrUnsupported)
@@ -46,12 +47,15 @@ var matchKinds = map[p4config.MatchField_MatchType]bmv2.MatchKind{
 }
 
 // sameAs checks that the field is a key element of the program.
-func (f *fieldSchema) sameAs(k *bmv2.KeyElement) error {
-	switch {
-	case k.Name != "" && k.Name != f.name:
+func (f *fieldSchema) sameAs(k *bmv2.KeyElement, info *p4config.P4TypeInfo) error {
+	if k.Name != "" && k.Name != f.name {
 		return fmt.Errorf("the program calls it %q", k.Name)
-	case f.width != k.Width:
-		return fmt.Errorf("%d bits, the program has %d", f.width, k.Width)
+	}
+	var err error
+	if f.width, err = programWidth(f.width, k.Width, f.typ, info); err != nil {
+		return err
+	}
+	switch {
 	case f.match != k.Kind:
 		return fmt.Errorf("match type %v, the program has %v", f.kind, k.Kind)
 	}

@@ -20,7 +20,7 @@ import (
 type dataType struct {
 	kind    dataKind
 	name    string      // of a struct or an enumeration
-	width   int         // of a leaf; 0: whatever the program has
+	width   int         // of a leaf; 0: whatever the program has, see resolve
 	signed  bool        // of kindBits
 	members []*dataType // of a struct or tuple
 	names   []string    // of a safe enumeration or of errors, in the order of their numbers
@@ -101,7 +101,10 @@ func readType(spec *p4config.P4DataTypeSpec, info *p4config.P4TypeInfo, depth in
 		return &dataType{kind: kindError, name: "error", names: info.GetError().GetMembers()}, nil
 	case *p4config.P4DataTypeSpec_NewType:
 		def := info.GetNewTypes()[t.NewType.GetName()]
-		if def == nil || def.GetOriginalType() == nil {
+		if x := def.GetTranslatedType(); x.GetSdnBitwidth() > 0 {
+			return &dataType{kind: kindBits}, nil
+		}
+		if def.GetOriginalType() == nil {
 			return nil, fmt.Errorf("the translated type %q is %w", t.NewType.GetName(), bmv2.ErrUnsupported)
 		}
 		return readType(def.GetOriginalType(), info, depth+1)
@@ -133,6 +136,21 @@ func (d *dataType) widths(list []int) []int {
 		list = m.widths(list)
 	}
 	return list
+}
+
+// resolve gives the numbers among the leaves whose width is not known that of the
+// program, and returns the widths that remain. It may be called once.
+func (d *dataType) resolve(widths []int) []int {
+	if d.kind == kindStruct || d.kind == kindTuple {
+		for _, m := range d.members {
+			widths = m.resolve(widths)
+		}
+		return widths
+	}
+	if d.kind == kindBits && d.width == 0 {
+		d.width = widths[0]
+	}
+	return widths[1:]
 }
 
 // message makes the canonical message of a value from its leaves, and returns those

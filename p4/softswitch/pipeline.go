@@ -23,7 +23,7 @@ type pipeline struct {
 	config  *p4v1.ForwardingPipelineConfig
 	schema  *schema
 	sw      *v1model.Switch
-	digests map[string]*digest // by name
+	digests map[string]*digest // by the program's name
 	env     *environment
 }
 
@@ -43,7 +43,7 @@ func newPipeline(config *p4v1.ForwardingPipelineConfig, env *environment) (*pipe
 	}
 	p := &pipeline{config: config, schema: sch, digests: map[string]*digest{}, env: env}
 	for _, ds := range sch.digests.list {
-		p.digests[ds.name] = &digest{schema: ds, send: env.digest, wake: env.timers, now: env.now}
+		p.digests[ds.list] = &digest{schema: ds, send: env.digest, wake: env.timers, now: env.now}
 	}
 	p.sw, err = v1model.New(prog, v1model.Options{DropPort: env.dropPort, Digest: func(m *v1model.Digest) {
 		if d := p.digests[m.List.Name]; d != nil {

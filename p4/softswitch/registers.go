@@ -37,6 +37,7 @@ func newRegisterSchema(prog *bmv2.Program, info *p4config.P4Info, r *p4config.Re
 		if got := rs.typ.widths(nil); len(got) != 1 || got[0] != 0 && got[0] != d.Width {
 			return nil, fmt.Errorf("values of %v bits, the program has %d", got, d.Width)
 		}
+		rs.typ.resolve([]int{d.Width})
 		return rs, nil
 	}
 	return nil, errors.New("the program has no such register")

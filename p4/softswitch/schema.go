@@ -126,6 +126,9 @@ func newSchema(info *p4config.P4Info, prog *bmv2.Program) (*schema, error) {
 		return nil, fmt.Errorf("P4Info: an extern is %w", bmv2.ErrUnsupported)
 	}
 	for _, t := range info.GetTables() {
+		if len(t.GetMatchFields()) == 0 && tableNamed(prog, t.GetPreamble().GetName()) == nil {
+			continue // p4c has found that it does nothing
+		}
 		ts, err := newTableSchema(info, prog, t)
 		if err != nil {
 			return nil, fmt.Errorf("P4Info: table %q: %w", t.GetPreamble().GetName(), err)
@@ -143,7 +146,7 @@ func newSchema(info *p4config.P4Info, prog *bmv2.Program) (*schema, error) {
 		return nil, err
 	}
 	for _, m := range info.GetControllerPacketMetadata() {
-		h, err := newPacketHeader(m)
+		h, err := newPacketHeader(prog, info, m)
 		if err != nil {
 			return nil, fmt.Errorf("P4Info: controller header %q: %w", m.GetPreamble().GetName(), err)
 		}
@@ -162,6 +165,9 @@ func newSchema(info *p4config.P4Info, prog *bmv2.Program) (*schema, error) {
 // objects reads what is no table and belongs to no table alone.
 func (s *schema) objects(info *p4config.P4Info, prog *bmv2.Program) error {
 	for _, x := range info.GetActionProfiles() {
+		if len(x.GetTableIds()) == 0 {
+			continue // no table has it, nor does the program then
+		}
 		if err := s.profiles.add(x.GetPreamble(), func() (*profileSchema, error) { return s.newProfileSchema(prog, x) }); err != nil {
 			return err
 		}
@@ -182,7 +188,7 @@ func (s *schema) objects(info *p4config.P4Info, prog *bmv2.Program) error {
 		}
 	}
 	for _, x := range info.GetValueSets() {
-		if err := s.valueSets.add(x.GetPreamble(), func() (*valueSetSchema, error) { return newValueSetSchema(prog, x) }); err != nil {
+		if err := s.valueSets.add(x.GetPreamble(), func() (*valueSetSchema, error) { return newValueSetSchema(prog, info, x) }); err != nil {
 			return err
 		}
 	}
@@ -245,6 +251,18 @@ func (s *schema) direct(info *p4config.P4Info) error {
 	return nil
 }
 
+// tableNamed returns the program's table of that name, or nil.
+func tableNamed(prog *bmv2.Program, name string) *bmv2.Table {
+	for _, p := range prog.Pipelines {
+		for _, d := range p.Tables {
+			if d.Name == name {
+				return d
+			}
+		}
+	}
+	return nil
+}
+
 func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table) (*tableSchema, error) {
 	ts := &tableSchema{
 		id: t.GetPreamble().GetId(), name: t.GetPreamble().GetName(),
@@ -254,14 +272,7 @@ func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table
 	if ts.id == 0 {
 		return nil, fmt.Errorf("its id is 0")
 	}
-	for _, p := range prog.Pipelines {
-		for _, d := range p.Tables {
-			if d.Name == ts.name {
-				ts.def = d
-			}
-		}
-	}
-	if ts.def == nil {
+	if ts.def = tableNamed(prog, ts.name); ts.def == nil {
 		return nil, fmt.Errorf("the program has no such table")
 	}
 	if len(t.GetMatchFields()) != len(ts.def.Key) {
@@ -271,7 +282,7 @@ func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table
 		k := &ts.def.Key[i]
 		fs, err := newFieldSchema(f)
 		if err == nil {
-			err = fs.sameAs(k)
+			err = fs.sameAs(k, info.GetTypeInfo())
 		}
 		if err != nil {
 			return nil, fmt.Errorf("match field %q: %w", f.GetName(), err)
@@ -303,7 +314,9 @@ func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table
 		if a == nil {
 			return nil, fmt.Errorf("const default action %d is none of its actions", id)
 		}
-		if d := ts.def.Default; d == nil || !d.Const || d.Call.Action.Action.Name != a.name {
+		// The program has none for tables with an action profile.
+		d := ts.def.Default
+		if none := d == nil && ts.def.Profile != nil && a.name == "NoAction"; !none && (d == nil || !d.Const || d.Call.Action.Action.Name != a.name) {
 			return nil, fmt.Errorf("const default action %q is not that of the program", a.name)
 		}
 		ts.constDefault = true
@@ -330,12 +343,21 @@ func newTableSchema(info *p4config.P4Info, prog *bmv2.Program, t *p4config.Table
 	return ts, nil
 }
 
-func newPacketHeader(m *p4config.ControllerPacketMetadata) (*packetHeader, error) {
+func newPacketHeader(prog *bmv2.Program, info *p4config.P4Info, m *p4config.ControllerPacketMetadata) (*packetHeader, error) {
 	h := &packetHeader{}
 	bits := 0
 	seen := map[uint32]bool{}
 	for _, f := range m.GetMetadata() {
 		pf := packetField{id: f.GetId(), name: f.GetName(), width: int(f.GetBitwidth())}
+		if translated(f.GetTypeName(), info.GetTypeInfo()) != nil {
+			have, err := headerField(prog, m, pf.name)
+			if err == nil {
+				pf.width, err = programWidth(pf.width, have, f.GetTypeName(), info.GetTypeInfo())
+			}
+			if err != nil {
+				return nil, fmt.Errorf("field %q: %w", pf.name, err)
+			}
+		}
 		if pf.width < 1 || pf.width > 1<<12 {
 			return nil, fmt.Errorf("field %q of %d bits is %w", pf.name, pf.width, bmv2.ErrUnsupported)
 		}
@@ -351,4 +373,38 @@ func newPacketHeader(m *p4config.ControllerPacketMetadata) (*packetHeader, error
 	}
 	h.bytes = bits / 8
 	return h, nil
+}
+
+// headerField finds the width that the program has for a field of a controller header:
+// that of the only header type with fields of these names.
+func headerField(prog *bmv2.Program, m *p4config.ControllerPacketMetadata, name string) (int, error) {
+	var names []string
+	for _, f := range m.GetMetadata() {
+		names = append(names, f.GetName())
+	}
+	width := 0
+	for _, t := range prog.HeaderTypes {
+		if len(t.Fields) != len(names) {
+			continue
+		}
+		found := 0
+		for i := range t.Fields {
+			if t.Fields[i].Name != names[i] {
+				break
+			}
+			if names[i] == name {
+				found = t.Fields[i].Width
+			}
+			if i == len(names)-1 {
+				if width != 0 && width != found {
+					return 0, fmt.Errorf("there are several header types with its fields: %w", bmv2.ErrUnsupported)
+				}
+				width = found
+			}
+		}
+	}
+	if width == 0 {
+		return 0, errors.New("the program has no header with these fields")
+	}
+	return width, nil
 }

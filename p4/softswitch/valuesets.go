@@ -22,7 +22,7 @@ type valueSetSchema struct {
 	key  matchSchema
 }
 
-func newValueSetSchema(prog *bmv2.Program, x *p4config.ValueSet) (*valueSetSchema, error) {
+func newValueSetSchema(prog *bmv2.Program, info *p4config.P4Info, x *p4config.ValueSet) (*valueSetSchema, error) {
 	vs := &valueSetSchema{id: x.GetPreamble().GetId(), name: x.GetPreamble().GetName(), size: int(x.GetSize())}
 	var def *bmv2.ValueSet
 	for _, d := range prog.ValueSets {
@@ -34,8 +34,11 @@ func newValueSetSchema(prog *bmv2.Program, x *p4config.ValueSet) (*valueSetSchem
 		return nil, errors.New("the program has no such value set")
 	}
 	bits := 0
-	for _, f := range x.GetMatch() {
+	for i, f := range x.GetMatch() {
 		fs, err := newFieldSchema(f)
+		if err == nil && i < len(def.Widths) {
+			fs.width, err = programWidth(fs.width, def.Widths[i], fs.typ, info.GetTypeInfo())
+		}
 		if err == nil {
 			err = vs.key.add(fs)
 		}

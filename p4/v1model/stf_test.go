@@ -81,6 +81,13 @@ func TestSTF(t *testing.T) {
 		})
 	}
 	t.Logf("%d passed, %d failed", passed, failed)
+	skipped := 0
+	for _, n := range refused {
+		skipped += n
+	}
+	if total := passed + failed + skipped; 100*passed < 95*total {
+		t.Errorf("%d of %d pass, which is less than 95 %%", passed, total)
+	}
 	var reasons []string
 	for r, n := range refused {
 		reasons = append(reasons, fmt.Sprintf("%3d refused: %s", n, r))
