@@ -331,11 +331,12 @@ func sendAdopt(stream Stream, name, request, reply []byte, standing *replication
 		a.Request, request = cut(request)
 		a.Reply, reply = cut(reply)
 		begin = false
-		if len(request)+len(reply) == 0 {
+		last := len(request)+len(reply) == 0
+		if last {
 			standing.Sent = sinceStart()
 			a.Standing = standing
 		}
-		if err := stream.Send(&replicationv1.Frame{Frame: &replicationv1.Frame_Adopt{Adopt: a}}); err != nil || a.Standing != nil {
+		if err := stream.Send(&replicationv1.Frame{Frame: &replicationv1.Frame_Adopt{Adopt: a}}); err != nil || last {
 			return err
 		}
 	}

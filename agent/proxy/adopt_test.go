@@ -211,15 +211,6 @@ func (l *late) flip() (ended int) {
 	return ended
 }
 
-func until(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
 // An idle connection is adopted, and goes on where it was when the other server dies.
 func TestAdoptIdle(t *testing.T) {
 	l := newLate(t, Config{})
@@ -228,14 +219,14 @@ func TestAdoptIdle(t *testing.T) {
 		l.c.expect(id)
 	}
 	l.join()
-	until(t, "protected", l.protected)
+	eventually(t, "protected", l.protected)
 	if n, m := l.b.proxy.Counts(); n != 1 || m != 1 {
 		t.Errorf("the backup has %d connections, %d whole", n, m)
 	}
 	l.write(l.c, get(4, "/?size=1000"))
 	l.c.expect(4)
 	l.write(l.c, get(5, "/hold?size=1000"))
-	until(t, "the request is in hand", func() bool { return l.a.runs.Load() == 5 })
+	eventually(t, "the request is in hand", func() bool { return l.a.runs.Load() == 5 })
 	if ended := l.flip(); ended != 0 {
 		t.Fatalf("%d connections ended", ended)
 	}
@@ -266,7 +257,7 @@ func TestAdoptInUpload(t *testing.T) {
 	<-described
 	l.write(l.c, body[100_000:150_000])
 	close(goOn)
-	until(t, "protected", l.protected)
+	eventually(t, "protected", l.protected)
 	l.write(l.c, body[150_000:200_000])
 	if ended := l.flip(); ended != 0 {
 		t.Fatalf("%d connections ended", ended)
@@ -286,16 +277,16 @@ func TestAdoptInReply(t *testing.T) {
 		t.Run(path, func(t *testing.T) {
 			l := newLate(t, Config{})
 			l.write(l.c, get(1, path))
-			until(t, "the request is in hand", func() bool { return l.a.runs.Load() == 1 })
+			eventually(t, "the request is in hand", func() bool { return l.a.runs.Load() == 1 })
 			l.join()
 			if strings.HasPrefix(path, "/hold") {
-				until(t, "protected", l.protected)
+				eventually(t, "protected", l.protected)
 			} else {
-				until(t, "the backup has the socket", func() bool { n, _ := l.b.proxy.Counts(); return n == 1 })
+				eventually(t, "the backup has the socket", func() bool { n, _ := l.b.proxy.Counts(); return n == 1 })
 			}
 			l.a.letGo()
 			l.c.expect(1)
-			until(t, "protected", l.protected)
+			eventually(t, "protected", l.protected)
 			l.write(l.c, get(2, "/hold?size=1000"))
 			if ended := l.flip(); ended != 0 {
 				t.Fatalf("%d connections ended", ended)
@@ -334,6 +325,39 @@ func TestAdoptUnfinished(t *testing.T) {
 	}
 }
 
+// The same before the backup has a socket: its kernel must answer the client's next
+// packet with an RST, or the client would wait in vain.
+func TestAdoptWithoutSocket(t *testing.T) {
+	l := newLate(t, Config{})
+	l.write(l.c, get(1, "/?size=1000"))
+	l.c.expect(1)
+	standing := make(chan bool)
+	var once sync.Once
+	before := func(f *replicationv1.Frame) {
+		if a := f.GetAdopt(); a.GetStanding() != nil {
+			a.Standing = nil
+			once.Do(func() { close(standing) })
+		}
+	}
+	l.toB.before.Store(&before)
+	l.join()
+	<-standing
+	eventually(t, "it is here in part", func() bool {
+		l.b.proxy.mu.Lock()
+		defer l.b.proxy.mu.Unlock()
+		return len(l.b.proxy.conns) == 1
+	})
+	l.toB.close()
+	if ended := l.b.proxy.Lead(false); ended != 1 {
+		t.Errorf("%d connections ended", ended)
+	}
+	l.b.kernel.mu.Lock()
+	defer l.b.kernel.mu.Unlock()
+	if !l.b.kernel.marked[l.c.client] {
+		t.Error("the client is not told")
+	}
+}
+
 // What cannot be adopted goes on as it is, and is tried again.
 func TestAdoptFails(t *testing.T) {
 	l := newLate(t, Config{})
@@ -341,10 +365,10 @@ func TestAdoptFails(t *testing.T) {
 	l.write(l.c, get(1, "/?size=1000"))
 	l.c.expect(1)
 	l.join()
-	until(t, "it was tried", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.fail < 3 })
+	eventually(t, "it was tried", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.fail < 3 })
 	l.write(l.c, get(2, "/?size=1000"))
 	l.c.expect(2)
-	until(t, "protected", l.protected)
+	eventually(t, "protected", l.protected)
 	l.write(l.c, get(3, "/?size=1000"))
 	l.c.expect(3)
 	if ended := l.flip(); ended != 0 {

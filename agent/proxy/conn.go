@@ -155,12 +155,14 @@ func (c *conn) end(why error) (sock *net.TCPConn) {
 // drop ends a connection at once and forgets it. With tell, the client gets an RST.
 func (c *conn) drop(why error, tell bool) {
 	c.mu.Lock()
+	over := c.gone != nil
 	sock := c.end(why)
 	c.mu.Unlock()
+	if tell && !over {
+		// Also without a socket: the kernel then answers the client's next packet.
+		c.srv.kernel.MarkClosing(c.id.Client, c.id.VIP)
+	}
 	if sock != nil {
-		if tell {
-			c.srv.kernel.MarkClosing(c.id.Client, c.id.VIP)
-		}
 		abort(sock)
 	}
 	c.srv.forget(c)

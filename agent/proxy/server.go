@@ -318,7 +318,8 @@ func (s *Server) accept(sock *net.TCPConn) {
 	id := ID{Client: client, VIP: vip, ISN: rec.ISN}
 
 	s.mu.Lock()
-	if s.role == fenced || s.role == following && !known {
+	// A stranger's first packets may have come here as well, but not its replies.
+	if s.role == fenced || s.role == following && (!known || s.strangers[id]) {
 		s.mu.Unlock()
 		abort(sock)
 		return
