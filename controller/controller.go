@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,12 +67,14 @@ type Options struct {
 type Controller struct {
 	journal *journal
 	loop    *loop
-	session *p4rt.Session
-	agents  net.Listener
-	admin   net.Listener
-	audit   *admin.Audit
-	desired *desired.Desired // nil without one
-	metrics *metrics.Metrics
+	// sessions are those with all switches; session is the first of them.
+	sessions switches
+	session  *p4rt.Session
+	agents   net.Listener
+	admin    net.Listener
+	audit    *admin.Audit
+	desired  *desired.Desired // nil without one
+	metrics  *metrics.Metrics
 	// scrapes is where metrics are served; nil for nowhere.
 	scrapes      net.Listener
 	certificates *pki.Source // nil without TLS
@@ -158,44 +161,52 @@ func New(opts Options) (_ *Controller, err error) {
 		Called: c.metrics.Called, Inspector: c, Level: opts.Level})
 
 	beats := health.NewHeartbeats(cfg.Heartbeat.Port, places(cfg), l.heartbeat)
-	ready := opts.Ready
-	c.session, err = p4rt.New(p4rt.Options{
-		Address:  cfg.Switch.Address,
-		DeviceID: cfg.Switch.DeviceID,
-		Pipeline: opts.Pipeline,
-		Wanted:   l.wanted,
-		PacketIn: func(m p4rt.Metadata, frame []byte) { beats.Packet(health.Origin(m), frame) },
-		Changed: func(st p4rt.Status) {
-			adminServer.SetServing(st == p4rt.Ready)
-			switch st {
-			case p4rt.Standby:
-				l.standBy()
-			case p4rt.Ready:
-				c.metrics.SwitchReady()
-				l.takeOver()
-				l.switchReady()
-			}
-			opts.Logger.Info("switch session", "switch", cfg.Switch.Name, "status", st)
-			if st != p4rt.Ready && st != p4rt.Standby {
-				return
-			}
-			if ready != nil {
-				ready()
-				ready = nil
-			}
-		},
-		Wrote: c.metrics.Wrote,
-		Drift: func(updates []p4rt.Update) {
-			c.metrics.Drifted(len(updates))
-			l.drifted(cfg.Switch.Name, updates)
-		},
-		StandBy: cfg.Switch.Standby,
-		Logger:  opts.Logger,
-		Rand:    opts.Rand,
+	ready := sync.OnceFunc(func() {
+		if opts.Ready != nil {
+			opts.Ready()
+		}
 	})
-	if err != nil {
-		return nil, fmt.Errorf("%w; use the P4 program that this controller was built with", err)
+	var running []*p4rt.Session
+	for i, sw := range cfg.Switches() {
+		session, err := p4rt.New(p4rt.Options{
+			Address:  sw.Address,
+			DeviceID: sw.DeviceID,
+			Pipeline: opts.Pipeline,
+			Wanted: func(ctx context.Context, have p4rt.State) (p4rt.State, error) {
+				return l.wanted(ctx, i, have)
+			},
+			PacketIn: func(m p4rt.Metadata, frame []byte) { beats.Packet(health.Origin(m), frame) },
+			Changed: func(st p4rt.Status) {
+				switch st {
+				case p4rt.Standby:
+					l.standBy()
+				case p4rt.Ready:
+					c.metrics.SwitchReady()
+					l.takeOver()
+					l.switchReady()
+				}
+				adminServer.SetServing(len(c.sessions.ready()) > 0)
+				opts.Logger.Info("switch session", "switch", sw.Name, "status", st)
+				if st == p4rt.Ready || st == p4rt.Standby {
+					ready()
+				}
+			},
+			Wrote: c.metrics.Wrote,
+			Drift: func(updates []p4rt.Update) {
+				c.metrics.Drifted(len(updates))
+				l.drifted(sw.Name, updates)
+			},
+			StandBy: sw.Standby,
+			Logger:  opts.Logger,
+			Rand:    split(opts.Rand),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%w; use the P4 program that this controller was built with", err)
+		}
+		c.sessions = append(c.sessions, session)
+		running = append(running, session)
 	}
+	c.session = running[0]
 	for _, e := range l.tables.Load().standing {
 		if err := c.session.Schema().Check(e); err != nil {
 			return nil, fmt.Errorf("P4 program: %w; use the one that this controller was built with", err)
@@ -221,9 +232,10 @@ func New(opts Options) (_ *Controller, err error) {
 		c.tasks = append(c.tasks, d)
 	}
 	l.failedOver = func(r *record) { r.measure(c.metrics) }
-	l.put = c.session.Put
-	l.change = c.session.Change
-	l.resync = c.session.Resync
+	l.put = c.sessions.Put
+	l.change = c.sessions.Change
+	l.resync = c.sessions.Resync
+	l.reread = c.sessions.resyncOthers
 	l.setPlaces = beats.SetServers
 	if cfg.BGP != nil {
 		c.speaker = bgp.New(cfg.BGP, opts.Logger)
@@ -232,13 +244,19 @@ func New(opts Options) (_ *Controller, err error) {
 		l.configured = append(l.configured, r.configure)
 		c.tasks = append(c.tasks, r, c.speaker)
 	}
-	if cfg.Switch.GNMI != "" {
+	switch {
+	case cfg.Switch.GNMI == "":
+	case len(cfg.Twins) > 0:
+		opts.Logger.Warn("ports are not watched by gNMI: a server that one switch has lost is reached through its twins")
+	default:
 		c.tasks = append(c.tasks, gnmi.NewPorts(gnmi.PortsOptions{
 			Switch: cfg.Switch.Name, Address: cfg.Switch.GNMI, Changed: l.portChanged, Logger: opts.Logger,
 		}))
 	}
+	for _, session := range running {
+		c.tasks = append(c.tasks, session)
+	}
 	c.tasks = append(c.tasks,
-		c.session,
 		service{"agent server on " + c.agents.Addr().String(), agents.Serve, c.agents},
 		service{"admin server on " + c.admin.Addr().String(), adminServer.Serve, c.admin},
 	)
@@ -246,6 +264,14 @@ func New(opts Options) (_ *Controller, err error) {
 		c.tasks = append(c.tasks, service{"metrics on " + c.scrapes.Addr().String(), c.serveMetrics, c.scrapes})
 	}
 	return c, nil
+}
+
+// split returns a generator of its own for one of those that share r, which may be nil.
+func split(r *rand.Rand) *rand.Rand {
+	if r == nil {
+		return nil
+	}
+	return rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))
 }
 
 func (c *Controller) close() {

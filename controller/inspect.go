@@ -19,12 +19,15 @@ var _ admin.Inspector = (*Controller)(nil)
 
 // Switches implements admin.Inspector.
 func (c *Controller) Switches(context.Context) ([]*adminv1.Switch, error) {
-	sw := c.loop.tables.Load().cfg.Switch
-	entries, groups := c.session.Size()
-	return []*adminv1.Switch{{
-		Name: sw.Name, Address: sw.Address, DeviceId: sw.DeviceID, State: c.session.Status().String(),
-		Entries: uint32(entries), Groups: uint32(groups),
-	}}, nil
+	var list []*adminv1.Switch
+	for i, sw := range c.loop.tables.Load().cfg.Switches() {
+		entries, groups := c.sessions[i].Size()
+		list = append(list, &adminv1.Switch{
+			Name: sw.Name, Address: sw.Address, DeviceId: sw.DeviceID, State: c.sessions[i].Status().String(),
+			Entries: uint32(entries), Groups: uint32(groups),
+		})
+	}
+	return list, nil
 }
 
 // Peers implements admin.Inspector.

@@ -38,6 +38,8 @@ type loop struct {
 	tables atomic.Pointer[tables]
 	// put is where pairs' writers bring what they are told.
 	put func(context.Context, []p4rt.Entry, []p4rt.Group) error
+	// reread has all switches but one be read again. It may be nil.
+	reread func(but int)
 	// change, resync and setPlaces carry out what reconfigure decides.
 	change    func(context.Context, []p4rt.Update) error
 	resync    func()
@@ -409,16 +411,28 @@ func (l *loop) assign(p *pair, in failover.Assign) {
 
 // wanted is called when the switch has been read: each machine sees what it has
 // for its pair, and the answer is what it shall have.
-func (l *loop) wanted(ctx context.Context, have p4rt.State) (p4rt.State, error) {
+//
+// Of several switches, that with the newest epoch of a pair is right: where another
+// one is behind it is read again.
+func (l *loop) wanted(ctx context.Context, index int, have p4rt.State) (p4rt.State, error) {
 	var want p4rt.State
 	err := l.call(ctx, func() {
 		now := time.Now()
 		t := l.tables.Load()
+		behind := false
+		defer func() {
+			if behind && l.reread != nil {
+				l.reread(index)
+			}
+		}()
 		want.Entries = slices.Clone(t.standing)
 		// Each pair looks through what is left.
 		have.Entries = slices.DeleteFunc(slices.Clone(have.Entries), func(e p4rt.Entry) bool { return e.Table != activeTable })
 		for _, p := range t.pairs {
-			l.step(p, now, pairState(have, p.config))
+			before := p.machine.Status()
+			found := pairState(have, p.config)
+			behind = behind || before.State != failover.Unknown && found.Epoch > before.Epoch
+			l.step(p, now, found)
 			st := p.machine.Status()
 			p.writer.begin(st.Epoch)
 			if st.Active != 0 || st.Epoch != 0 {

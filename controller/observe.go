@@ -8,7 +8,6 @@ import (
 
 	"github.com/understudy-net/understudy/controller/admin"
 	"github.com/understudy-net/understudy/controller/metrics"
-	"github.com/understudy-net/understudy/controller/p4rt"
 )
 
 // snapshot is how things are now.
@@ -21,11 +20,14 @@ func (c *Controller) snapshot(ctx context.Context) (metrics.Snapshot, error) {
 		Pairs:        pairs,
 		Heartbeats:   c.loop.heartbeats(),
 		Hosts:        c.loop.hosts(),
-		Switch:       metrics.Switch{Name: c.loop.tables.Load().cfg.Switch.Name, State: c.session.Status().String()},
 		LogLinesLost: c.journal.lost(),
 		Watchers:     c.loop.watching(),
 	}
-	s.Switch.Entries, s.Switch.Groups = c.session.Size()
+	for i, sw := range c.loop.tables.Load().cfg.Switches() {
+		x := metrics.Switch{Name: sw.Name, State: c.sessions[i].Status().String()}
+		x.Entries, x.Groups = c.sessions[i].Size()
+		s.Switches = append(s.Switches, x)
+	}
 	if c.desired != nil {
 		s.Configuration = admin.ConfigurationProto(c.desired.Status())
 	}
@@ -44,7 +46,7 @@ func (c *Controller) snapshot(ctx context.Context) (metrics.Snapshot, error) {
 
 // serveMetrics is a task's function.
 func (c *Controller) serveMetrics(ctx context.Context, l net.Listener) error {
-	return c.metrics.Serve(ctx, l, func() bool { return c.session.Status() == p4rt.Ready }, c.log)
+	return c.metrics.Serve(ctx, l, func() bool { return len(c.sessions.ready()) > 0 }, c.log)
 }
 
 // heartbeats counts those that came, by server.

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -57,9 +58,12 @@ func TestSwitchReleases(t *testing.T) {
 	if f := list.GetFailovers()[0]; f.GetCause() != string(failover.CauseWatchdog) || f.GetTo() != "server2" {
 		t.Errorf("failover %v", f)
 	}
-	if _, ok := a2.releasedAt(3); !ok {
-		t.Error("server2 was not released")
-	}
+	eventually(t, "server2 is told that it is released", func() error {
+		if _, ok := a2.releasedAt(3); !ok {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 }
 
 // While the pair is duplex the entry arms the switch; a new controller leaves it so.

@@ -88,7 +88,7 @@ func TestWishThatIsOver(t *testing.T) {
 			Groups:  []p4rt.Group{membersGroup(l.tables.Load().cfg.Pairs[0], []failover.Replica{1, 2})},
 		}
 	}
-	if _, err := l.wanted(t.Context(), have(1, 7)); err != nil {
+	if _, err := l.wanted(t.Context(), 0, have(1, 7)); err != nil {
 		t.Fatal(err)
 	}
 	sw.fail(p4rt.ErrNotReady)
@@ -109,7 +109,7 @@ func TestWishThatIsOver(t *testing.T) {
 		}
 		return nil
 	})
-	want, err := l.wanted(t.Context(), have(1, 12))
+	want, err := l.wanted(t.Context(), 0, have(1, 12))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,9 @@ import (
 // Config is a whole configuration that has passed every check.
 type Config struct {
 	Switch Switch `apply:"restart"`
-	Listen Listen `apply:"restart"`
+	// Twins are more switches that lead to the same servers by the same ports.
+	Twins  []Switch `apply:"restart"`
+	Listen Listen   `apply:"restart"`
 	// TLS is nil where nobody has to say who he is.
 	TLS *TLS `apply:"restart"`
 	// AuditLog is the file that changes through the Admin API are kept in.
@@ -66,6 +68,9 @@ type Switch struct {
 	// GNMI is where it tells of its ports, host:port; empty for nowhere.
 	GNMI string `yaml:"gnmi"`
 }
+
+// Switches returns all switches, the first one first.
+func (c *Config) Switches() []Switch { return append([]Switch{c.Switch}, c.Twins...) }
 
 // Listen says where the controller is reached.
 type Listen struct {
@@ -204,6 +209,8 @@ const (
 	// one that is never used: rid = (pair-1)*4 + replica.
 	ServersPerPair = 3
 	ridsPerPair    = ServersPerPair + 1
+	// MaxTwins bounds the switches beside the first.
+	MaxTwins = 7
 	// MaxPairs is bounded by the switch's table of replication ids.
 	MaxPairs = 1023
 	// MaxPort is the highest number of a front port; above it are the ports that

@@ -27,6 +27,7 @@ func TestFull(t *testing.T) {
 	gw2 := Gateway{addr("10.0.2.1"), MAC{2, 0, 0, 0, 2, 1}}
 	want := &Config{
 		Switch:    Switch{Name: "s1", Address: "127.0.0.1:9559", DeviceID: 1, GNMI: "127.0.0.1:9339"},
+		Twins:     []Switch{{Name: "s2", Address: "127.0.0.1:9560", DeviceID: 2}},
 		Listen:    Listen{Agents: "172.31.255.1:9400", Admin: "unix:/run/understudy/controller.sock", Metrics: "127.0.0.1:9404"},
 		TLS:       &TLS{"/etc/understudy/tls/controller.crt", "/etc/understudy/tls/controller.key", "/etc/understudy/tls/ca.crt"},
 		AuditLog:  "/var/lib/understudy/audit.jsonl",
@@ -39,7 +40,7 @@ func TestFull(t *testing.T) {
 			{netip.MustParsePrefix("2001:db8:c::/48"), 1, MAC{2, 0, 0, 0, 0, 12}, MAC{2, 0, 0, 0, 0, 1}},
 		},
 		Pairs: []Pair{
-			{ID: 1, Name: "web", Watchdog: true, Servers: []Server{
+			{ID: 1, Name: "web", Servers: []Server{
 				{Replica: 1, RID: 1, Name: "server1", Port: 2, MAC: MAC{2, 0, 0, 0, 1, 2}, Gateway: gw1},
 				{Replica: 2, RID: 2, Name: "server2", Port: 3, MAC: MAC{2, 0, 0, 0, 2, 2}, Gateway: gw2},
 			}},

@@ -46,6 +46,7 @@ type section struct {
 // sections are read in this order: one may count on those before it.
 var sections = []section{
 	{"switch", `switch: {name: s1, address: "127.0.0.1:9559", device_id: 1}`, (*reader).theSwitch},
+	{"twins", "", (*reader).twins},
 	{"listen", `listen: {agents: "172.31.255.1:9400", admin: "unix:/run/understudy/controller.sock"}`, (*reader).listen},
 	{"tls", "", (*reader).tls},
 	{"state_dir", "", (*reader).stateDir},
@@ -106,6 +107,33 @@ func (r *reader) theSwitch(m mapping, c *Config) {
 		} else if !validHostPort(text, false, false) {
 			s.bad("gnmi", text, "host:port or none", "\"127.0.0.1:9339\"")
 		}
+	}
+}
+
+func (r *reader) twins(m mapping, c *Config) {
+	names, addresses := map[string]bool{c.Switch.Name: true}, map[string]bool{c.Switch.Address: true}
+	list := m.list("twins")
+	for i, n := range list {
+		x := r.mapping(n, fmt.Sprintf("twins[%d]", i), "name", "address", "device_id")
+		s := Switch{
+			Name:     x.text("name", "s2"),
+			Address:  x.hostPort("address", "\"127.0.0.1:9560\"", false, false),
+			DeviceID: x.number("device_id", true, 0, 1<<64-1, 0),
+		}
+		if s.Name != "" && names[s.Name] {
+			r.fault(x.at("name"), fmt.Sprintf("switch %q stands twice", s.Name), "rename one of them")
+		}
+		if s.Address != "" && addresses[s.Address] {
+			r.fault(x.at("address"), fmt.Sprintf("two switches have the address %s", s.Address), "correct one of them")
+		}
+		names[s.Name], addresses[s.Address] = true, true
+		c.Twins = append(c.Twins, s)
+	}
+	if len(list) > MaxTwins {
+		r.fault(m.at("twins"), fmt.Sprintf("%d twins", len(list)), fmt.Sprintf("have at most %d", MaxTwins))
+	}
+	if len(list) > 0 && c.Switch.Standby {
+		r.fault(m.at("twins"), "a controller that stands by has one switch", "remove the twins, or switch.standby")
 	}
 }
 
@@ -247,6 +275,9 @@ func (r *reader) pairs(m mapping, c *Config) {
 	for i, n := range list {
 		x := r.mapping(n, fmt.Sprintf("pairs[%d]", i), "name", "watchdog", "servers")
 		p := Pair{ID: uint16(i + 1), Name: x.text("name", "web"), Watchdog: x.boolean("watchdog", false)}
+		if p.Watchdog && len(c.Twins) > 0 {
+			r.fault(x.at("watchdog"), "switches with twins would each release a server without knowing of the others", "remove the watchdog, or the twins")
+		}
 		if p.Name != "" && names[p.Name] {
 			r.fault(x.at("name"), fmt.Sprintf("pair %q stands twice", p.Name), "rename one of them")
 		}

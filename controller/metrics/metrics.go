@@ -29,8 +29,8 @@ type Snapshot struct {
 	// Heartbeats counts those that came, by server.
 	Heartbeats map[string]uint64
 	// Hosts are what agents say of theirs, by server.
-	Hosts  map[string]Host
-	Switch Switch
+	Hosts    map[string]Host
+	Switches []Switch
 	// Configuration is nil where it never changes.
 	Configuration *adminv1.Configuration
 	// BGP is nil without it.

@@ -43,7 +43,7 @@ func full(context.Context) (Snapshot, error) {
 		}},
 		Hosts:             map[string]Host{"a": {ClockAhead: -2 * time.Second, Overflows: 5}},
 		Heartbeats:        map[string]uint64{"a": 1000},
-		Switch:            Switch{Name: "s1", State: "ready", Entries: 12, Groups: 1},
+		Switches:          []Switch{{Name: "s1", State: "ready", Entries: 12, Groups: 1}},
 		Configuration:     &adminv1.Configuration{Version: "abc", Time: timestamppb.New(noon), Stale: true},
 		BGP:               &BGP{Peers: map[string]bool{"r1": true}, Routes: 1, Announced: 3, Withdrawn: 2},
 		CertificateExpiry: noon, LogLinesLost: 4, Watchers: 2,

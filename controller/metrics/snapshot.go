@@ -99,9 +99,11 @@ func (s snapshots) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-	oneOf(switchState, snap.Switch.State, SwitchStates, snap.Switch.Name)
-	gauge(switchEntries, float64(snap.Switch.Entries), snap.Switch.Name)
-	gauge(switchGroups, float64(snap.Switch.Groups), snap.Switch.Name)
+	for _, s := range snap.Switches {
+		oneOf(switchState, s.State, SwitchStates, s.Name)
+		gauge(switchEntries, float64(s.Entries), s.Name)
+		gauge(switchGroups, float64(s.Groups), s.Name)
+	}
 	if c := snap.Configuration; c != nil {
 		gauge(configInfo, 1, c.GetVersion())
 		gauge(configGood, seconds(c.GetTime().AsTime()))

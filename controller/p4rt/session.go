@@ -705,6 +705,15 @@ func (s *Session) Size() (entries, groups int) {
 	return len(s.entries), len(s.groups)
 }
 
+// Known returns what the switch was last told under an entry's key, false for nothing.
+// After a Put that has failed that is not known: the entry has no action then.
+func (s *Session) Known(e Entry) (Entry, bool) {
+	s.known.Lock()
+	defer s.known.Unlock()
+	old, ok := s.entries[e.id()]
+	return old, ok
+}
+
 // Resync has the switch read and put right again, soon.
 func (s *Session) Resync() {
 	select {
