@@ -432,7 +432,7 @@ func assertion(name string) Primitive {
 		return func(c *Context) {
 			if !cond(c) {
 				c.Exit, c.Failed = true, true
-				if log != nil {
+				if log != nil && !c.dry {
 					log(name + " failed")
 				}
 			}
@@ -479,6 +479,9 @@ func logMsg(b *Builder, args []bmv2.Expr) (func(*Context), error) {
 		return func(*Context) {}, nil
 	}
 	return func(c *Context) {
+		if c.dry {
+			return
+		}
 		var s strings.Builder
 		for i, p := range pieces {
 			s.WriteString(p)

@@ -100,7 +100,8 @@ func (c *Context) CopyFrom(src *Context) {
 }
 
 // SetDry makes the packets of c, and copies of them (CopyFrom), leave no trace: nothing
-// is counted or written to a register, and meters tell a colour without giving tokens.
+// is counted, logged or written to a register, and meters tell a colour without giving
+// tokens.
 // It stays through Reset.
 func (c *Context) SetDry(dry bool) { c.dry = dry }
 

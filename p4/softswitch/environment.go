@@ -19,6 +19,8 @@ type environment struct {
 	// timers is called when something has a deadline. It must not block.
 	timers func()
 	now    func() time.Time
+	// log takes what the program says with log_msg.
+	log func(string)
 }
 
 func (s *Switch) environment() *environment {
@@ -38,6 +40,7 @@ func (s *Switch) environment() *environment {
 		},
 		timers: s.wakeTimers,
 		now:    time.Now,
+		log:    func(msg string) { s.log.Info("log_msg", "text", msg) },
 	}
 }
 

@@ -139,3 +139,25 @@ func (s *Switch) Trace(port uint32, frame []byte) *switchv1.PacketTrace {
 
 // Timers does what is due.
 func (s *Switch) Timers() { s.runTimers() }
+
+// A Program is a configuration that was read, for many switches.
+type Program struct{ x *program }
+
+// ReadProgram reads a configuration.
+func ReadProgram(c *p4v1.ForwardingPipelineConfig) (*Program, error) {
+	x, err := readProgram(c)
+	return &Program{x}, err
+}
+
+// NewWith is New with a program.
+func NewWith(cfg Config, p *Program) (*Switch, error) {
+	s, err := New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	started, err := p.x.start(s.environment())
+	if err == nil {
+		s.commit(started)
+	}
+	return s, err
+}

@@ -49,6 +49,10 @@ func FuzzRequests(f *testing.F) {
 	objectsConfig := objectsProgram(f)
 	js, info := testProgram(f)
 	configs := []*p4v1.ForwardingPipelineConfig{objectsConfig, loadConfig(f, js, info)}
+	first, err := softswitch.ReadProgram(objectsConfig)
+	if err != nil {
+		f.Fatal(err)
+	}
 	for _, seed := range requestSeeds(f, objectsConfig.GetP4Info()) {
 		f.Add(seed)
 	}
@@ -58,7 +62,7 @@ func FuzzRequests(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			requests(t, ctx, lis, configs, data)
+			requests(t, ctx, lis, first, configs, data)
 		}()
 		select {
 		case <-done:
@@ -69,9 +73,9 @@ func FuzzRequests(f *testing.F) {
 }
 
 // requests runs a script on a new switch.
-func requests(t *testing.T, ctx context.Context, lis net.Listener, configs []*p4v1.ForwardingPipelineConfig, data []byte) {
-	sw, err := softswitch.New(softswitch.Config{Listener: lis, DeviceID: switchtest.DeviceID, CPUPort: 510, Pipeline: configs[0],
-		Ports: []softswitch.Port{{Number: 1, Link: softswitch.NewMemLink(nil)}, {Number: 2, Link: softswitch.NewMemLink(nil)}}})
+func requests(t *testing.T, ctx context.Context, lis net.Listener, first *softswitch.Program, configs []*p4v1.ForwardingPipelineConfig, data []byte) {
+	sw, err := softswitch.NewWith(softswitch.Config{Listener: lis, DeviceID: switchtest.DeviceID, CPUPort: 510,
+		Ports: []softswitch.Port{{Number: 1, Link: softswitch.NewMemLink(nil)}, {Number: 2, Link: softswitch.NewMemLink(nil)}}}, first)
 	if err != nil {
 		t.Error(err)
 		return

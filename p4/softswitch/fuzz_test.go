@@ -72,12 +72,16 @@ func FuzzUpdate(f *testing.F) {
 		f.Add(b)
 	}
 	frame := query(1, 1, 1, "")
+	program, err := softswitch.ReadProgram(config)
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		u := &p4v1.Update{}
 		if proto.Unmarshal(data, u) != nil {
 			return
 		}
-		sw, err := softswitch.New(softswitch.Config{Listener: lis, Pipeline: config})
+		sw, err := softswitch.NewWith(softswitch.Config{Listener: lis}, program)
 		if err != nil {
 			t.Fatal(err)
 		}

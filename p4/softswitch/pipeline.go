@@ -27,9 +27,16 @@ type pipeline struct {
 	env     *environment
 }
 
-// newPipeline loads a configuration and checks that its two halves belong
-// together.
-func newPipeline(config *p4v1.ForwardingPipelineConfig, env *environment) (*pipeline, error) {
+// A program is a configuration that was read and whose two halves belong together. It
+// is immutable.
+type program struct {
+	config *p4v1.ForwardingPipelineConfig
+	schema *schema
+	prog   *bmv2.Program
+}
+
+// readProgram reads a configuration.
+func readProgram(config *p4v1.ForwardingPipelineConfig) (*program, error) {
 	if config.GetP4Info() == nil {
 		return nil, fmt.Errorf("the configuration has no P4Info")
 	}
@@ -41,19 +48,33 @@ func newPipeline(config *p4v1.ForwardingPipelineConfig, env *environment) (*pipe
 	if err != nil {
 		return nil, err
 	}
-	p := &pipeline{config: config, schema: sch, digests: map[string]*digest{}, env: env}
-	for _, ds := range sch.digests.list {
+	return &program{config, sch, prog}, nil
+}
+
+// start makes a pipeline with the program's own state.
+func (x *program) start(env *environment) (*pipeline, error) {
+	p := &pipeline{config: x.config, schema: x.schema, digests: map[string]*digest{}, env: env}
+	for _, ds := range x.schema.digests.list {
 		p.digests[ds.list] = &digest{schema: ds, send: env.digest, wake: env.timers, now: env.now}
 	}
-	p.sw, err = v1model.New(prog, v1model.Options{DropPort: env.dropPort, Digest: func(m *v1model.Digest) {
+	var err error
+	p.sw, err = v1model.New(x.prog, v1model.Options{DropPort: env.dropPort, Digest: func(m *v1model.Digest) {
 		if d := p.digests[m.List.Name]; d != nil {
 			d.add(m)
 		}
-	}})
+	}, Log: env.log})
 	if err != nil {
 		return nil, fmt.Errorf("device configuration: %w", err)
 	}
 	return p, nil
+}
+
+func newPipeline(config *p4v1.ForwardingPipelineConfig, env *environment) (*pipeline, error) {
+	x, err := readProgram(config)
+	if err != nil {
+		return nil, err
+	}
+	return x.start(env)
 }
 
 // deviceJSON returns the bmv2 JSON of a device configuration. It is the JSON
