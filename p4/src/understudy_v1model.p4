@@ -18,18 +18,7 @@
 
 #include "arch/v1model_registers.p4"
 
-#include "control/packet_io.p4"
-#include "control/neighbours.p4"
-#include "control/routable.p4"
-#include "control/replicas.p4"
-#include "control/active.p4"
-#include "control/watchdog.p4"
-#include "control/suppression.p4"
-#include "control/source_filter.p4"
-#include "control/services.p4"
-#include "control/routing.p4"
-#include "control/decisions.p4"
-#include "control/replica_rewrite.p4"
+#include "control/all.p4"
 
 parser UnderstudyParser(packet_in packet,
                         out headers_t hdr,

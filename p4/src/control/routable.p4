@@ -5,7 +5,9 @@ control Routable(in headers_t hdr, inout metadata_t meta) {
     apply {
         if (hdr.ipv4.isValid()) {
             // RFC 1812 section 5.2.2: the length holds the header, of ihl words.
-            if (hdr.ipv4.total_len < ((bit<16>)hdr.ipv4.ihl << 2)) {
+            bit<16> needed = (bit<16>)hdr.ipv4.ihl << 2;
+            bit<16> missing = needed |-| hdr.ipv4.total_len;
+            if (missing != 0) {
                 drop(meta, DROP_PARSER);
             } else if (hdr.ipv4.ttl <= 1) {
                 drop(meta, DROP_TTL);

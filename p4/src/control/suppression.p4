@@ -41,7 +41,7 @@ control Suppression(inout headers_t hdr, inout metadata_t meta) {
                 shadow.apply();
             }
             if (meta.done == 1) {
-                replica_counter.count(slot | VERDICT_SHADOWED);
+                COUNT_AGAIN(replica_counter, slot | VERDICT_SHADOWED)
             } else {
                 drop(meta, DROP_SUPPRESSED);
             }

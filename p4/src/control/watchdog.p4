@@ -53,7 +53,8 @@ control Watchdog(inout headers_t hdr, inout metadata_t meta) {
                     now_heard = 1;
                 }
                 heard.apply(now_heard, meta.pair, meta.epoch, meta.now, known, silence);
-                if (known == 1 && silence > meta.limit) {
+                ticks_t over = silence |-| meta.limit;
+                if (known == 1 && over != 0) {
                     release = 1;
                 }
             }

@@ -195,6 +195,7 @@ header packet_out_t {
 }
 
 struct headers_t {
+    ARCH_HEADERS
     packet_out_t       packet_out;
     packet_in_t        packet_in;
     ethernet_t         ethernet;

@@ -64,7 +64,9 @@
 #define SIZE_SERVERS     4096   // heartbeat: one entry per server of a pair that is watched
 
 // ---- ports ----
+#ifndef CPU_PORT                // a Tofino has it elsewhere: arch/tna.p4
 #define CPU_PORT   510          // packet-in and packet-out
+#endif
 #define DROP_PORT  511          // v1model's mark_to_drop; no port of anything
 
 // ---- what became of a packet of a replica: replica_counter[rid * 4 + verdict] ----

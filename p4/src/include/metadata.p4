@@ -37,6 +37,8 @@ struct metadata_t {
     // ---- for egress ----
     bit<1>       shadow;         // cut to its headers
     bit<1>       nd_reply;       // a neighbour advertisement that we wrote
+
+    ARCH_METADATA
 }
 
 // For conditions: no control has decided yet what becomes of the packet.

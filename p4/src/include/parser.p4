@@ -30,6 +30,7 @@ state arp {
 
 state ipv4 {
     packet.extract(hdr.ipv4);
+    IPV4_EXTRACTED
     meta.protocol = hdr.ipv4.protocol;
     transition select(hdr.ipv4.version, hdr.ipv4.ihl) {
         (4, 0 &&& 0xc): malformed;  // 0 to 3
@@ -42,12 +43,14 @@ state ipv4 {
 
 state ipv4_options {
     packet.extract(hdr.ipv4_options, (bit<32>)(((bit<16>)hdr.ipv4.ihl - 5) * 32));
+    IPV4_OPTIONS_EXTRACTED
     transition ipv4_payload;
 }
 
 // Only a first fragment carries ports, and they must not part it from the rest:
 // no port is read of any fragment. Each has port 0.
 state ipv4_payload {
+    IPV4_COMPLETE
     transition select(hdr.ipv4.more_fragments, hdr.ipv4.fragment_offset, hdr.ipv4.protocol) {
         (0, 0, PROTOCOL_TCP): tcp;
         (0, 0, PROTOCOL_UDP): udp;
