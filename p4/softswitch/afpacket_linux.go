@@ -21,6 +21,7 @@ import (
 
 const (
 	batch       = 32      // frames received with one system call
+	turn        = 256     // frames received under load before others get a turn
 	socketBytes = 8 << 20 // receive and send buffers of a socket
 	retry       = 10 * time.Millisecond
 	tagBytes    = 4 // of an IEEE 802.1Q tag
@@ -29,7 +30,10 @@ const (
 // controlBytes is what the auxiliary data of a frame takes.
 var controlBytes = unix.CmsgSpace(int(unsafe.Sizeof(unix.TpacketAuxdata{})))
 
-// A PacketLink is a Linux network interface, used through an AF_PACKET socket.
+// A PacketLink is a Linux network interface, used through two AF_PACKET sockets: one
+// that receives, one that sends. Go's poller knows the first alone. It waits for room
+// to send, too, and the kernel says so for each frame that was sent: with one socket for
+// both, every frame would wake a thread that has nothing to do.
 //
 // Segmentation and checksum offloads of the sending host are passed on with the
 // frame (PACKET_VNET_HDR), so that hosts behind veth pairs need no ethtool.
@@ -47,10 +51,14 @@ type PacketLink struct {
 }
 
 type packetSocket struct {
-	file  *os.File
+	file  *os.File // receives
 	raw   syscall.RawConn
-	fd    int
+	tx    int // sends
 	index int // of the interface
+}
+
+func (s *packetSocket) close() error {
+	return errors.Join(s.file.Close(), unix.Close(s.tx))
 }
 
 // OpenPacketLink opens an interface, which must exist but need not be up. It needs
@@ -75,7 +83,7 @@ func (l *PacketLink) Close() error {
 	if l.sock == nil {
 		return nil
 	}
-	err := l.sock.file.Close()
+	err := l.sock.close()
 	l.sock = nil
 	return err
 }
@@ -87,45 +95,78 @@ func openSocket(name string) (*packetSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("interface %q: %w", name, err)
 	}
-	// Protocol 0: nothing is received before the socket is bound to the interface.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	rx, err := receivingSocket(ifi.Index)
 	if err != nil {
-		return nil, fmt.Errorf("interface %q: packet socket: %w", name, err)
-	}
-	fail := func(what string, err error) (*packetSocket, error) {
-		unix.Close(fd)
-		return nil, fmt.Errorf("interface %q: %s: %w", name, what, err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
-		return fail("PACKET_VNET_HDR", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
-		return fail("PACKET_IGNORE_OUTGOING", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
-		return fail("PACKET_AUXDATA", err)
-	}
-	for opt, force := range map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE} {
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBytes) != nil {
-			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, socketBytes); err != nil {
-				return fail("socket buffer", err)
-			}
-		}
-	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifi.Index}); err != nil {
-		return fail("bind", err)
-	}
-	mreq := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_PROMISC}
-	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &mreq); err != nil {
-		return fail("promiscuous mode", err)
-	}
-	file := os.NewFile(uintptr(fd), "packet:"+name)
-	raw, err := file.SyscallConn()
-	if err != nil {
-		file.Close()
 		return nil, fmt.Errorf("interface %q: %w", name, err)
 	}
-	return &packetSocket{file: file, raw: raw, fd: fd, index: ifi.Index}, nil
+	tx, err := sendingSocket(ifi.Index)
+	if err != nil {
+		unix.Close(rx)
+		return nil, fmt.Errorf("interface %q: %w", name, err)
+	}
+	s := &packetSocket{file: os.NewFile(uintptr(rx), "packet:"+name), tx: tx, index: ifi.Index}
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		s.close()
+		return nil, fmt.Errorf("interface %q: %w", name, err)
+	}
+	return s, nil
+}
+
+// receivingSocket returns a socket that receives all that comes in at an interface.
+func receivingSocket(index int) (fd int, err error) {
+	fd, err = packetSocketOf(index, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, func(fd int) error {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+			return fmt.Errorf("PACKET_IGNORE_OUTGOING: %w", err)
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+			return fmt.Errorf("PACKET_AUXDATA: %w", err)
+		}
+		return nil
+	}, unix.ETH_P_ALL)
+	if err != nil {
+		return -1, err
+	}
+	mreq := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_PROMISC}
+	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &mreq); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("promiscuous mode: %w", err)
+	}
+	return fd, nil
+}
+
+// sendingSocket returns a socket that receives nothing: its protocol is 0.
+func sendingSocket(index int) (fd int, err error) {
+	return packetSocketOf(index, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, func(int) error { return nil }, 0)
+}
+
+// packetSocketOf returns a socket bound to an interface, with one large buffer. Nothing
+// is received before it is bound.
+func packetSocketOf(index, buffer, force int, options func(fd int) error, protocol uint16) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("packet socket: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+			fd = -1
+		}
+	}()
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+		return fd, fmt.Errorf("PACKET_VNET_HDR: %w", err)
+	}
+	if err := options(fd); err != nil {
+		return fd, err
+	}
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBytes) != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, buffer, socketBytes); err != nil {
+			return fd, fmt.Errorf("socket buffer: %w", err)
+		}
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: index}); err != nil {
+		return fd, fmt.Errorf("bind: %w", err)
+	}
+	return fd, nil
 }
 
 type mmsghdr struct {
@@ -293,7 +334,7 @@ func (l *PacketLink) receive(sock *packetSocket, r *receiver, read func(uintptr)
 			stats.received(frame)
 			handle(frame, off)
 		}
-		if r.since >= batch {
+		if r.since >= turn {
 			// Under load the poller never parks this goroutine, and this thread does
 			// not look after the other ports. This makes another thread do so, and
 			// those who wait for this one need not wait for it to be preempted.
@@ -373,18 +414,13 @@ func (l *PacketLink) Send(t *txBuffer, frame []byte, off *Offload) error {
 	if l.sock == nil {
 		return errLinkDown
 	}
-	for again := false; ; again = true {
-		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(l.sock.fd), uintptr(unsafe.Pointer(&t.msg)), unix.MSG_DONTWAIT)
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(l.sock.tx), uintptr(unsafe.Pointer(&t.msg)), unix.MSG_DONTWAIT)
 		switch errno {
 		case 0:
 			return nil
 		case unix.EINTR:
-		case unix.ENETDOWN:
-			// Once it may be news for the receiver, of an interface that is up again.
-			if again {
-				return errLinkDown
-			}
-		case unix.ENXIO, unix.ENODEV:
+		case unix.ENETDOWN, unix.ENXIO, unix.ENODEV:
 			return errLinkDown
 		case unix.EMSGSIZE:
 			return errTooLong

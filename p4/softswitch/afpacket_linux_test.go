@@ -154,6 +154,35 @@ func TestFlap(t *testing.T) {
 	}
 }
 
+// TestSendWakesNobody sends many frames, and looks how often a thread of this process went
+// to sleep meanwhile: nobody has anything to do but the one that sends.
+func TestSendWakesNobody(t *testing.T) {
+	if !privateNetns(t) {
+		return
+	}
+	h := newHost(t, "a", "10.0.1.2/24", "10.0.1.1")
+	send := softswitch.Sender(serve(t, h.port))
+	frame := packet.Build(&packet.EthernetLayer{Src: h.mac, Dst: h.mac}, packet.Bytes(make([]byte, 60)))
+	const frames = 2000
+	sleeps := func() int64 {
+		var u unix.Rusage
+		check(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+		return u.Nvcsw
+	}
+	before := sleeps()
+	for range frames {
+		check(t, send(frame))
+		// Time for a thread that was woken to go to sleep again.
+		for start := time.Now(); time.Since(start) < 50*time.Microsecond; {
+		}
+	}
+	n := sleeps() - before
+	t.Logf("%d frames, %d sleeps", frames, n)
+	if n > frames/4 {
+		t.Errorf("%d sleeps while %d frames were sent", n, frames)
+	}
+}
+
 // TestSendLengths sends frames of all lengths, whole ones and none at all.
 func TestSendLengths(t *testing.T) {
 	if !privateNetns(t) {
