@@ -46,6 +46,17 @@ func (t Target) Program() string {
 // understudy.switchfault.v1.Faults.
 func (t Target) Faults() bool { return t != BMv2 }
 
+// NoGNMI is the GNMI of a switch that tells nothing of its ports.
+const NoGNMI = "none"
+
+// Ports is where the switch tells of its ports, as GNMI says it: bmv2 does so nowhere.
+func (s *SwitchSpec) Ports() string {
+	if s.GNMI == "" && s.Target == BMv2 {
+		return NoGNMI
+	}
+	return s.GNMI
+}
+
 // Retarget makes target the topology's switch, whatever the file says. A command that
 // the file has for another switch is dropped with it.
 func (t *Topology) Retarget(target Target) {

@@ -32,10 +32,16 @@ func TestRetarget(t *testing.T) {
 		t.Error("the file's own command is gone, for the same target")
 	}
 	top.Retarget(BMv2)
+	if got := sw.Ports(); got != NoGNMI {
+		t.Errorf("bmv2's gNMI: %q", got)
+	}
 	if sw.Target != BMv2 || sw.KeepsOffloads() || sw.Command != nil || top.Wire(link) != "wire3" {
 		t.Errorf("bmv2: %+v, wire %s", sw, top.Wire(link))
 	}
 	top.Retarget(Embedded)
+	if got := sw.Ports(); got != "" {
+		t.Errorf("the embedded switch's gNMI: %q", got)
+	}
 	if !sw.KeepsOffloads() || top.Wire(link) != "p3" {
 		t.Errorf("embedded again: %+v, wire %s", sw, top.Wire(link))
 	}

@@ -251,7 +251,7 @@ func agentsAddress(t *topologies.Topology) string {
 func controllerConfig(t *topologies.Topology, p paths) controllerFile {
 	sw := t.OfKind(topologies.Switch)[0]
 	f := controllerFile{
-		Switch:    switchEntry{Name: "s1", Address: sw.Switch.GRPC, DeviceID: sw.Switch.DeviceID, GNMI: sw.Switch.GNMI},
+		Switch:    switchEntry{Name: "s1", Address: sw.Switch.GRPC, DeviceID: sw.Switch.DeviceID, GNMI: sw.Switch.Ports()},
 		Listen:    listenEntry{Agents: agentsAddress(t), Admin: "unix:" + p.socket(), Insecure: true},
 		StateDir:  p.controller(),
 		Heartbeat: heartbeatEntry(t.Heartbeat),

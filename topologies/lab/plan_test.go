@@ -138,6 +138,11 @@ func TestPlanForBMv2(t *testing.T) {
 	if got := strings.Join(p.Processes[0].Args, " "); got != want || !p.Processes[0].Sysfs {
 		t.Errorf("got %s, /sys %v", got, p.Processes[0].Sysfs)
 	}
+	for _, f := range p.Files {
+		if strings.HasSuffix(f.Name, "controller.yaml") && !strings.Contains(f.Content, "gnmi: none") {
+			t.Errorf("the controller is to ask bmv2 for gNMI:\n%s", f.Content)
+		}
+	}
 	for _, n := range p.Nodes {
 		if n.Offloads {
 			t.Errorf("%s keeps its offloads", n.Name)
