@@ -10,6 +10,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -483,7 +484,7 @@ func (a *Agent) acceptStreams(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		go func() {
-			s, err := replication.Accept(c, a.cfg.Identity, func(theirs *replicationv1.Hello) (*replicationv1.Hello, error) {
+			s, err := replication.Accept(c, a.identity(), func(theirs *replicationv1.Hello) (*replicationv1.Hello, error) {
 				n := a.beat.part.Load()
 				if n.GetRole() != agentv1.Role_ROLE_ACTIVE || n.GetPeer().GetServer() != theirs.GetServer() {
 					return nil, fmt.Errorf("%q is not this server's backup", theirs.GetServer())
@@ -501,6 +502,17 @@ func (a *Agent) acceptStreams(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// identity is what this server proves on the stream; nil if nobody proves anything.
+func (a *Agent) identity() *replication.Identity {
+	if a.cfg.Identity == nil {
+		return nil
+	}
+	return &replication.Identity{
+		Config:   func() *tls.Config { return pki.PeerConfig(a.cfg.Identity, pki.Server) },
+		PeerName: pki.PeerName,
+	}
+}
+
 func (a *Agent) hello(n *agentv1.Assignment) *replicationv1.Hello {
 	return &replicationv1.Hello{Version: replication.Version, Pair: n.GetPair(), Epoch: n.GetEpoch(), Server: a.cfg.Server}
 }
@@ -513,7 +525,7 @@ func (a *Agent) dialStream(ctx context.Context, n *agentv1.Assignment) {
 		if now := a.beat.part.Load(); now.GetEpoch() != n.GetEpoch() {
 			return
 		}
-		s, err := replication.Dial(ctx, n.GetPeer().GetReplicationAddress(), a.cfg.Identity, a.hello(n))
+		s, err := replication.Dial(ctx, n.GetPeer().GetReplicationAddress(), a.identity(), a.hello(n))
 		if err == nil {
 			if !a.post(ctx, streamUp{s}) {
 				s.Close()

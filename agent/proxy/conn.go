@@ -78,7 +78,7 @@ func newConn(s *Server, id ID) *conn {
 	c.cond = sync.NewCond(&c.mu)
 	c.in.limit = s.cfg.ReplayBytes
 	if s.spool != nil {
-		c.in.spill = s.spool.open
+		c.in.spill, c.in.limit = s.spool.open, s.cfg.SpoolAbove
 	}
 	return c
 }
@@ -239,7 +239,7 @@ func (c *conn) promote(released bool) error {
 	case !c.in.replayable():
 		return errForgotten
 	}
-	c.in.spill = nil // nobody else is left to run it again
+	c.in.unspooled(c.srv.cfg.ReplayBytes) // nobody else is left to run it again
 	c.in.pos = c.in.need
 	c.replay = c.in.unread() > 0
 	c.heard = time.Now()

@@ -46,6 +46,9 @@ type spillFile interface {
 // spillChunk is how much peek makes of file and data: more than any head.
 const spillChunk = 256 << 10
 
+// unspooled says that limit bytes in memory must do from here on.
+func (r *requestStream) unspooled(limit int) { r.spill, r.limit = nil, limit }
+
 func (r *requestStream) received() uint64 { return r.mem + uint64(len(r.data)) }
 
 // unread returns how many bytes wait to be parsed.

@@ -56,7 +56,7 @@ func (c *conn) answer(ctx context.Context, req *http1.Request) bool {
 			return false
 		}
 	}
-	patience := time.Now().Add(cfg.UpstreamPatience)
+	var patience time.Time // from the first failure on
 	for attempt := 0; ; attempt++ {
 		closing, err := c.attempt(ctx, req, body, attempt > 0)
 		if err == nil {
@@ -76,12 +76,18 @@ func (c *conn) answer(ctx context.Context, req *http1.Request) bool {
 		// The local application erred. Another run answers the request, or
 		// continues the reply that was begun.
 		c.srv.stats.UpstreamErrors.Add(1)
+		if attempt == 0 {
+			patience = time.Now().Add(cfg.UpstreamPatience)
+		}
 		up := c.srv.app.Suspect(ctx, err)
 		body = body.again(req)
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		if body == nil && !up && !late {
+			c.pause(time.Until(patience)) // the other server can run it
+		}
 		if c.over() {
 			return false
 		}
-		late := errors.Is(err, os.ErrDeadlineExceeded)
 		switch give := late || body == nil || up && attempt >= 3 || time.Now().After(patience); {
 		case give && partial != nil, partial != nil && partial.endless:
 			c.srv.giveUp(c, err)

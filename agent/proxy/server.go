@@ -116,12 +116,13 @@ type Config struct {
 	// Backlog bounds what all connections together hold of replies. Beyond it every
 	// reply is shown in pieces, of which little is held. 512 MiB.
 	Backlog int64
-	// ReplayBytes of a request are kept in memory until it has been answered. 1 MiB.
+	// ReplayBytes of a request are kept in memory until it has been answered. 8 MiB.
 	ReplayBytes int
-	// SpoolDir is where a backup keeps what is longer, SpoolBytes how much of all
-	// requests together. 1 GiB. Without a SpoolDir a request longer than ReplayBytes
-	// cannot be run again.
+	// SpoolDir is where a backup keeps what is longer than SpoolAbove, which is 1 MiB;
+	// SpoolBytes is how much of all requests together. 1 GiB. Without a SpoolDir a
+	// request longer than ReplayBytes cannot be run again.
 	SpoolDir   string
+	SpoolAbove int
 	SpoolBytes int64
 	// BufferedBody: request bodies up to this size are read before they are
 	// passed on. 1 MiB.
@@ -171,7 +172,8 @@ func (c *Config) setDefaults() {
 		}
 	}
 	def(&c.WholeReply, 4<<20)
-	def(&c.ReplayBytes, 1<<20)
+	def(&c.ReplayBytes, 8<<20)
+	def(&c.SpoolAbove, 1<<20)
 	if c.SpoolBytes == 0 {
 		c.SpoolBytes = 1 << 30
 	}
@@ -336,7 +338,7 @@ func (s *Server) accept(sock *net.TCPConn) {
 	c.mu.Lock()
 	c.active, c.released = s.role == leading, s.released
 	if c.active {
-		c.in.spill = nil // it is the backup that would have to run it again
+		c.in.unspooled(s.cfg.ReplayBytes) // it is the backup that would have to run it again
 	}
 	c.protected = c.active && stream != nil && known && rec.Gated
 	alone := c.active && stream != nil && !c.protected

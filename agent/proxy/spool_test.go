@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"testing"
+	"time"
 )
 
 func TestSpool(t *testing.T) {
@@ -46,6 +47,30 @@ func TestSpool(t *testing.T) {
 	}
 }
 
+// The application dies in the middle of an upload of which the active server has no
+// beginning any more: the client is not told, the other server answers.
+func TestDeadApplicationInUpload(t *testing.T) {
+	p := newPair(t, Config{SpoolDir: t.TempDir(), ReplayBytes: 100 << 10, UpstreamPatience: 20 * time.Second})
+	p.handle(func(w http.ResponseWriter, r *http.Request) {
+		io.CopyN(io.Discard, r.Body, 1<<20)
+		if r.Header.Get(ReplayHeader) == "" {
+			p.a.health.dead.Store(true)
+			panic(http.ErrAbortHandler)
+		}
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n+1<<20)
+	})
+	c := dialTwin(t, p.a, p.b)
+	c.write([]byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3145728\r\n\r\n"))
+	c.write(make([]byte, 2<<20))
+	eventually(t, "the application has failed", func() bool { return p.a.proxy.Stats().UpstreamErrors.Load() == 1 })
+	c.write(make([]byte, 1<<20))
+	p.kill(c)
+	if resp, body := c.readReply("POST"); body != "3145728" {
+		t.Errorf("%s: %s", resp.Status, body)
+	}
+}
+
 // The server dies in the middle of a long upload: the backup, which holds little of it
 // in memory, runs it from its beginning.
 func TestUploadAtFailover(t *testing.T) {
@@ -60,7 +85,7 @@ func TestUploadAtFailover(t *testing.T) {
 		"spool full": {false, 4 << 20, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPair(t, Config{SpoolDir: t.TempDir(), SpoolBytes: c.room, ReplayBytes: 200 << 10})
+			p := newPair(t, Config{SpoolDir: t.TempDir(), SpoolBytes: c.room, SpoolAbove: 200 << 10})
 			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				n, rest := 0, bytes.Repeat([]byte("x"), 64<<10)
 				b := make([]byte, len(rest))

@@ -21,7 +21,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "github.com/understudy-net/understudy/api/replication/v1"
-	"github.com/understudy-net/understudy/internal/pki"
 )
 
 // Version of the protocol. Two agents that differ in it refuse each other.
@@ -37,6 +36,14 @@ const (
 	// bufferSize is what one system call reads or writes.
 	bufferSize = 256 << 10
 )
+
+// Identity is how this server proves who it is, and knows who its peer is.
+type Identity struct {
+	// Config returns what is in force at this moment, for a handshake in either role.
+	Config func() *tls.Config
+	// PeerName returns the name that the peer has proven, after the handshake.
+	PeerName func(*tls.Conn) (string, error)
+}
 
 // ErrClosed is returned by Send on a stream that has ended.
 var ErrClosed = errors.New("replication stream is closed")
@@ -61,7 +68,7 @@ type Stream struct {
 // Dial opens the stream to the active agent at address, as the backup does, and
 // exchanges hellos. With identity both sides prove by TLS who they are; nil for neither.
 // The error says why the peer refused, where it did.
-func Dial(ctx context.Context, address string, identity *pki.Source, hello *replicationv1.Hello) (*Stream, error) {
+func Dial(ctx context.Context, address string, identity *Identity, hello *replicationv1.Hello) (*Stream, error) {
 	var d net.Dialer
 	d.SetMultipathTCP(false)
 	d.Timeout = helloTimeout
@@ -97,7 +104,7 @@ func Dial(ctx context.Context, address string, identity *pki.Source, hello *repl
 // peer's hello and returns ours, or an error to refuse. With identity a peer that does
 // not prove by TLS that it is the server of its hello is refused. Accept owns c: it is
 // closed when Accept fails, and by Stream.Close afterwards.
-func Accept(c net.Conn, identity *pki.Source, want func(*replicationv1.Hello) (*replicationv1.Hello, error)) (*Stream, error) {
+func Accept(c net.Conn, identity *Identity, want func(*replicationv1.Hello) (*replicationv1.Hello, error)) (*Stream, error) {
 	c.SetDeadline(time.Now().Add(helloTimeout))
 	s, name, err := secure(c, identity, tls.Server)
 	if err != nil {
@@ -131,15 +138,15 @@ func newStream(c net.Conn) *Stream {
 
 // secure shakes hands over c where there is an identity to show. It returns the name
 // that the peer has proven, "" where nobody proves anything.
-func secure(c net.Conn, identity *pki.Source, side func(net.Conn, *tls.Config) *tls.Conn) (s *Stream, name string, err error) {
+func secure(c net.Conn, identity *Identity, side func(net.Conn, *tls.Config) *tls.Conn) (s *Stream, name string, err error) {
 	if identity == nil {
 		return newStream(c), "", nil
 	}
-	t := side(c, pki.PeerConfig(identity, pki.Server))
+	t := side(c, identity.Config())
 	if err := t.Handshake(); err != nil {
 		return nil, "", fmt.Errorf("TLS: %w; both agents need tls in their configuration, from one authority", err)
 	}
-	if name, err = pki.PeerName(t); err != nil {
+	if name, err = identity.PeerName(t); err != nil {
 		return nil, "", err
 	}
 	s = newStream(t)

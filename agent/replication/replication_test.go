@@ -5,6 +5,7 @@ package replication
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"path/filepath"
@@ -32,6 +33,14 @@ func connect(t *testing.T, ours, theirs *replicationv1.Hello) (active, backup *S
 	return connectAs(t, nil, nil, ours, theirs)
 }
 
+// identity is what agents make of their certificates.
+func identity(s *pki.Source) *Identity {
+	if s == nil {
+		return nil
+	}
+	return &Identity{Config: func() *tls.Config { return pki.PeerConfig(s, pki.Server) }, PeerName: pki.PeerName}
+}
+
 // connectAs is connect with identities.
 func connectAs(t *testing.T, ourID, theirID *pki.Source, ours, theirs *replicationv1.Hello) (active, backup *Stream, activeErr, backupErr error) {
 	t.Helper()
@@ -51,7 +60,7 @@ func connectAs(t *testing.T, ourID, theirID *pki.Source, ours, theirs *replicati
 			accepted <- result{nil, err}
 			return
 		}
-		s, err := Accept(c, ourID, func(*replicationv1.Hello) (*replicationv1.Hello, error) {
+		s, err := Accept(c, identity(ourID), func(*replicationv1.Hello) (*replicationv1.Hello, error) {
 			if ours == nil {
 				return nil, errors.New("no")
 			}
@@ -59,7 +68,7 @@ func connectAs(t *testing.T, ourID, theirID *pki.Source, ours, theirs *replicati
 		})
 		accepted <- result{s, err}
 	}()
-	backup, backupErr = Dial(context.Background(), l.Addr().String(), theirID, theirs)
+	backup, backupErr = Dial(context.Background(), l.Addr().String(), identity(theirID), theirs)
 	r := <-accepted
 	t.Cleanup(func() {
 		for _, s := range []*Stream{r.s, backup} {

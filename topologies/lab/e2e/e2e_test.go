@@ -300,11 +300,12 @@ func testFile(name string) []byte {
 	return bytes.Repeat([]byte(name+" file of the test\n"), size/20+1)[:size]
 }
 
-// withNginx brings the lab up with nginx as the local application of both servers.
-func withNginx(t *testing.T) {
+// withNginx brings the lab up with nginx as the local application of both servers. It
+// returns the folder that both serve.
+func withNginx(t *testing.T) (root string) {
 	t.Helper()
 	nginx := program(t, "nginx")
-	root := t.TempDir()
+	root = t.TempDir()
 	// nginx's workers are somebody else: they may look into the test's directories,
 	// of which the one above all of them is not the test's.
 	for p := root; filepath.Clean(p) != filepath.Clean(os.TempDir()) && p != "/"; p = filepath.Dir(p) {
@@ -331,6 +332,7 @@ func withNginx(t *testing.T) {
 	if _, err := understudy(t, "lab", "up", "--topology", topology(t, more.String())); err != nil {
 		t.Fatal(err)
 	}
+	return root
 }
 
 // active returns the name of the server that speaks.
