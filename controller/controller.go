@@ -157,8 +157,9 @@ func New(opts Options) (_ *Controller, err error) {
 	l.standing = cfg.Switch.Standby
 	c.loop = l
 	agents := health.NewAgentServer(l, agentCreds, opts.Logger)
+	shown := newTelemetry(c)
 	adminServer := admin.New(admin.Options{Backend: l, Desired: opts.Desired, Credentials: adminCreds, Audit: c.audit,
-		Called: c.metrics.Called, Inspector: c, Level: opts.Level})
+		Called: c.metrics.Called, Inspector: c, Level: opts.Level, Telemetry: shown.state.NewServer()})
 
 	beats := health.NewHeartbeats(cfg.Heartbeat.Port, places(cfg), l.heartbeat)
 	ready := sync.OnceFunc(func() {
@@ -186,6 +187,7 @@ func New(opts Options) (_ *Controller, err error) {
 					l.switchReady()
 				}
 				adminServer.SetServing(len(c.sessions.ready()) > 0)
+				shown.changed()
 				opts.Logger.Info("switch session", "switch", sw.Name, "status", st)
 				if st == p4rt.Ready || st == p4rt.Standby {
 					ready()
@@ -249,10 +251,14 @@ func New(opts Options) (_ *Controller, err error) {
 	case len(cfg.Twins) > 0:
 		opts.Logger.Warn("ports are not watched by gNMI: a server that one switch has lost is reached through its twins")
 	default:
-		c.tasks = append(c.tasks, gnmi.NewPorts(gnmi.PortsOptions{
+		shown.ports = gnmi.NewPorts(gnmi.PortsOptions{
 			Switch: cfg.Switch.Name, Address: cfg.Switch.GNMI, Changed: l.portChanged, Logger: opts.Logger,
-		}))
+		})
+		c.tasks = append(c.tasks, shown.ports)
 	}
+	l.changed = append(l.changed, shown.pairChanged)
+	l.configured = append(l.configured, shown.configured)
+	c.tasks = append(c.tasks, shown)
 	for _, session := range running {
 		c.tasks = append(c.tasks, session)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/understudy-net/understudy/controller/config"
 	"github.com/understudy-net/understudy/controller/failover"
 	"github.com/understudy-net/understudy/controller/gnmi"
 )
@@ -32,7 +33,12 @@ func (l *loop) portChanged(p gnmi.Port) {
 // tellPorts tells a pair how the ports to its servers are. The caller holds l.mu.
 func (l *loop) tellPorts(p *pair, now time.Time) {
 	for _, s := range p.config.Servers {
-		reason, down := l.down[uint32(s.Port)]
-		l.step(p, now, failover.PortState{Server: failover.Replica(s.Replica), Down: down, Reason: reason})
+		l.step(p, now, l.portState(s))
 	}
+}
+
+// portState is how the port to a server is. The caller holds l.mu.
+func (l *loop) portState(s config.Server) failover.PortState {
+	reason, down := l.down[uint32(s.Port)]
+	return failover.PortState{Server: failover.Replica(s.Replica), Down: down, Reason: reason}
 }

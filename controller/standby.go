@@ -38,6 +38,9 @@ func (l *loop) standBy() {
 				p.machine.Step(time.Now(), failover.SetAdmin{Server: s.Replica, State: s.Admin, Force: s.Forced})
 			}
 		}
+		for _, s := range p.config.Servers {
+			p.machine.Step(time.Now(), l.portState(s))
+		}
 		p.writer.begin(old.Epoch + 1)
 		p.connections, p.protected = 0, 0
 		for i, s := range p.sessions {

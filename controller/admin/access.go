@@ -44,6 +44,10 @@ var viewing = map[string]bool{
 	healthv1.Health_List_FullMethodName:  true,
 	healthv1.Health_Watch_FullMethodName: true,
 
+	"/gnmi.gNMI/Capabilities": true,
+	"/gnmi.gNMI/Get":          true,
+	"/gnmi.gNMI/Subscribe":    true,
+
 	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      true,
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": true,
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -262,7 +263,7 @@ func TestInTheClear(t *testing.T) {
 // Every method is one that looks, or one for operators; a list that has a method that
 // is not served is out of date.
 func TestViewingMethodsExist(t *testing.T) {
-	s := New(Options{Backend: &backend{}, Credentials: insecure.NewCredentials()})
+	s := New(Options{Backend: &backend{}, Credentials: insecure.NewCredentials(), Telemetry: gnmipb.UnimplementedGNMIServer{}})
 	served := map[string]bool{}
 	for name, info := range s.grpc.GetServiceInfo() {
 		for _, m := range info.Methods {

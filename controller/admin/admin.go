@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -84,6 +85,8 @@ type Options struct {
 	Credentials credentials.TransportCredentials
 	// Audit may be nil.
 	Audit *Audit
+	// Telemetry, if not nil, is served beside the Admin API, for the same callers.
+	Telemetry gnmipb.GNMIServer
 	// Called, if not nil, is told of each call that is over: its method, without the
 	// service, and its gRPC code.
 	Called func(method, code string)
@@ -101,6 +104,9 @@ func New(o Options) *Server {
 		grpc.ConnectionTimeout(handshakeTimeout), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(maxMessage))
 	adminv1.RegisterAdminServer(s.grpc, s)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
+	if o.Telemetry != nil {
+		gnmipb.RegisterGNMIServer(s.grpc, o.Telemetry)
+	}
 	reflection.Register(s.grpc)
 	s.SetServing(false)
 	return s
