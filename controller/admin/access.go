@@ -143,6 +143,10 @@ func withInfo(code codes.Code, reason, message string) error {
 	return st.Err()
 }
 
+// callPatience bounds a call whose caller has not said how long he waits. Who drains a
+// server may say a longer time.
+const callPatience = time.Minute
+
 // count tells of a call that is over.
 func (s *Server) count(method string, err error) {
 	if s.called != nil {
@@ -159,6 +163,11 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err != nil {
 		s.audit.refused(now, c, info.FullMethod, message, err)
 		return nil, err
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, callPatience)
+		defer cancel()
 	}
 	res, err = handler(context.WithValue(ctx, callerKey{}, c), req)
 	if !viewing[info.FullMethod] {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -308,6 +309,55 @@ func TestNoCredentials(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// A call ends, even if its caller does not say when; who says when is believed.
+func TestDeadlines(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds, err := Credentials(l, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &timed{}
+	s := New(Options{Backend: b, Credentials: creds})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	defer func() { cancel(); <-done }()
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	long, cancelLong := context.WithTimeout(t.Context(), 10*callPatience)
+	defer cancelLong()
+	for _, tc := range []struct {
+		ctx      context.Context
+		from, to time.Duration
+	}{{t.Context(), 0, callPatience}, {long, 9 * callPatience, 10 * callPatience}} {
+		if err := calls["ListPairs"](tc.ctx, conn); err != nil {
+			t.Fatal(err)
+		}
+		if left := time.Duration(b.left.Load()); left <= tc.from || left > tc.to {
+			t.Errorf("it has %v left, want %v to %v", left, tc.from, tc.to)
+		}
+	}
+}
+
+// timed notes how long a call may take.
+type timed struct {
+	backend
+	left atomic.Int64
+}
+
+func (b *timed) Pairs(ctx context.Context, _ string) ([]*adminv1.Pair, error) {
+	if at, ok := ctx.Deadline(); ok {
+		b.left.Store(int64(time.Until(at)))
+	}
+	return nil, nil
 }
 
 // A flood of refusals does not fill the disk, and what is not kept is counted.
