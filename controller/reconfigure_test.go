@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -73,12 +74,15 @@ func TestServicesChange(t *testing.T) {
 	awaitPair(t, admin, simplex, active, noRole)
 	a2 := startAgent(t, l, c.AgentAddr().String(), cfg.Pairs[0].Servers[1], nil)
 	epoch := awaitPair(t, admin, duplex, active, backup).GetEpoch()
-	read := func() string {
-		st, err := c.session.Read(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return st.String()
+	// While the session puts the switch right it cannot be read.
+	read := func() (text string) {
+		t.Helper()
+		eventually(t, "the switch is read", func() error {
+			st, err := c.session.Read(t.Context())
+			text = st.String()
+			return err
+		})
+		return text
 	}
 	before := read()
 
@@ -113,9 +117,12 @@ func TestServicesChange(t *testing.T) {
 	if err := c.loop.reconfigure(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(before, read()); diff != "" {
-		t.Errorf("after the way back (-before +after):\n%s", diff)
-	}
+	eventually(t, "the way back", func() error {
+		if diff := cmp.Diff(before, read()); diff != "" {
+			return fmt.Errorf("(-before +after):\n%s", diff)
+		}
+		return nil
+	})
 	if got := services(a2.last()); !slices.Equal(got, []string{"web"}) {
 		t.Errorf("told %v", got)
 	}
