@@ -43,11 +43,14 @@ func watchedLab(t *testing.T) (l *lab, c *running, admin adminv1.AdminClient, a1
 func TestSwitchReleases(t *testing.T) {
 	checkLeaks(t)
 	l, _, admin, a1, a2, _ := watchedLab(t)
-	eventually(t, "server1 was heard in this epoch", func() error {
+	eventually(t, "the switch is armed", func() error { return armed(t, l) })
+	// One said earlier may have come before the epoch's entry.
+	a1.said.Store(0)
+	eventually(t, "server1 is heard in this epoch", func() error {
 		if e := a1.said.Load(); e != 2 {
 			return fmt.Errorf("its last heartbeat was of epoch %d", e)
 		}
-		return armed(t, l)
+		return nil
 	})
 	a1.mute.Store(true)
 	awaitPair(t, admin, simplex, fenced, active)
