@@ -80,6 +80,7 @@ type Controller struct {
 	certificates *pki.Source // nil without TLS
 	log          *slog.Logger
 	speaker      *bgp.Speaker // nil without BGP
+	telemetry    *telemetry
 	tasks        []task
 }
 
@@ -158,6 +159,7 @@ func New(opts Options) (_ *Controller, err error) {
 	c.loop = l
 	agents := health.NewAgentServer(l, agentCreds, opts.Logger)
 	shown := newTelemetry(c)
+	c.telemetry = shown
 	adminServer := admin.New(admin.Options{Backend: l, Desired: opts.Desired, Credentials: adminCreds, Audit: c.audit,
 		Called: c.metrics.Called, Inspector: c, Level: opts.Level, Telemetry: shown.state.NewServer()})
 
@@ -246,15 +248,16 @@ func New(opts Options) (_ *Controller, err error) {
 		l.configured = append(l.configured, r.configure)
 		c.tasks = append(c.tasks, r, c.speaker)
 	}
-	switch {
-	case cfg.Switch.GNMI == "":
-	case len(cfg.Twins) > 0:
-		opts.Logger.Warn("ports are not watched by gNMI: a server that one switch has lost is reached through its twins")
-	default:
-		shown.ports = gnmi.NewPorts(gnmi.PortsOptions{
-			Switch: cfg.Switch.Name, Address: cfg.Switch.GNMI, Changed: l.portChanged, Logger: opts.Logger,
-		})
-		c.tasks = append(c.tasks, shown.ports)
+	for i, sw := range cfg.Switches() {
+		var ports *gnmi.Ports
+		if sw.GNMI != "" {
+			ports = gnmi.NewPorts(gnmi.PortsOptions{
+				Switch: sw.Name, Address: sw.GNMI, Logger: opts.Logger,
+				Changed: func(p gnmi.Port) { l.portChanged(i, p) },
+			})
+			c.tasks = append(c.tasks, ports)
+		}
+		shown.ports = append(shown.ports, ports)
 	}
 	l.changed = append(l.changed, shown.pairChanged)
 	l.configured = append(l.configured, shown.configured)

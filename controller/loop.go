@@ -70,8 +70,9 @@ type loop struct {
 	events   *eventLog
 	requests map[uint64]chan<- failover.Reply
 	lastReq  uint64
-	// down are the ports of the switch that are known to be down, and how it puts it.
-	down map[uint32]string
+	// down are the ports that are known to be down, and how the switch puts it, for each
+	// of config.Switches.
+	down []map[uint32]string
 }
 
 // tables are what follows from one configuration. They are immutable.
@@ -127,7 +128,10 @@ func newLoop(cfg *config.Config, log *slog.Logger, secret []byte, h *history) *l
 		watchers: map[*watcher]bool{},
 		events:   newEventLog(time.Now()),
 		requests: map[uint64]chan<- failover.Reply{},
-		down:     map[uint32]string{},
+		down:     make([]map[uint32]string, len(cfg.Switches())),
+	}
+	for i := range l.down {
+		l.down[i] = map[uint32]string{}
 	}
 	l.tables.Store(l.newTables(cfg, nil))
 	return l

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/understudy-net/understudy/controller/config"
@@ -11,17 +12,17 @@ import (
 	"github.com/understudy-net/understudy/controller/gnmi"
 )
 
-// portChanged is called with what the switch says of a port. What follows from it for
-// the servers behind that port is done when it returns.
-func (l *loop) portChanged(p gnmi.Port) {
+// portChanged is called with what one of config.Switches says of a port. What follows
+// from it for the servers behind that port is done when it returns.
+func (l *loop) portChanged(sw int, p gnmi.Port) {
 	l.post(input{do: func() {
-		_, was := l.down[p.Number]
-		if p.Down() == was {
+		down := l.down[sw]
+		if _, was := down[p.Number]; p.Down() == was {
 			return
 		}
-		delete(l.down, p.Number)
+		delete(down, p.Number)
 		if p.Down() {
-			l.down[p.Number] = fmt.Sprintf("%s is %s", p.Interface, p.Oper)
+			down[p.Number] = fmt.Sprintf("%s is %s", p.Interface, p.Oper)
 		}
 		now := time.Now()
 		for _, pair := range l.tables.Load().pairs {
@@ -37,8 +38,18 @@ func (l *loop) tellPorts(p *pair, now time.Time) {
 	}
 }
 
-// portState is how the port to a server is. The caller holds l.mu.
+// portState is how the port to a server is: down if it is so at every switch that leads
+// there. The caller holds l.mu.
 func (l *loop) portState(s config.Server) failover.PortState {
-	reason, down := l.down[uint32(s.Port)]
-	return failover.PortState{Server: failover.Replica(s.Replica), Down: down, Reason: reason}
+	st := failover.PortState{Server: failover.Replica(s.Replica)}
+	var reasons []string
+	for _, down := range l.down {
+		reason, ok := down[uint32(s.Port)]
+		if !ok {
+			return st
+		}
+		reasons = append(reasons, reason)
+	}
+	st.Down, st.Reason = true, strings.Join(reasons, ", ")
+	return st
 }

@@ -4,9 +4,11 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	adminv1 "github.com/understudy-net/understudy/api/admin/v1"
+	"github.com/understudy-net/understudy/controller/gnmi"
 )
 
 // The switch says that a port is down: a failover, though agents and heartbeats have
@@ -50,4 +52,30 @@ func TestPortsAreNotAskedForWhereThereIsNoGNMI(t *testing.T) {
 			t.Errorf("there is the task %s", name)
 		}
 	}
+}
+
+// A server that one of two switches has lost is reached through the other.
+func TestPortsOfTwins(t *testing.T) {
+	checkLeaks(t)
+	_, l1, l2, c, admin, _, _ := twinLab(t)
+	eventually(t, "both are subscribed to", func() error {
+		for _, p := range c.telemetry.ports {
+			if st := p.Status(); st != gnmi.Subscribed {
+				return fmt.Errorf("%v is %v", p, st)
+			}
+		}
+		return nil
+	})
+	l1.links[server1Port].SetDown(true)
+	eventually(t, "the first switch's word is heard", func() error {
+		c.loop.mu.Lock()
+		defer c.loop.mu.Unlock()
+		if len(c.loop.down[0]) != 1 {
+			return fmt.Errorf("down are %v", c.loop.down)
+		}
+		return nil
+	})
+	awaitPair(t, admin, duplex, active, backup)
+	l2.links[server1Port].SetDown(true)
+	awaitPair(t, admin, simplex, fenced, active)
 }

@@ -18,7 +18,7 @@ import (
 // without either, such as counts of connections. It waits for nobody who subscribes.
 type telemetry struct {
 	c     *Controller
-	ports *gnmi.Ports // nil where they are not heard of
+	ports []*gnmi.Ports // of config.Switches; nil where they are not heard of
 	state gnmi.State
 	wake  chan struct{}
 	// services are to be shown anew.
@@ -84,12 +84,12 @@ func (t *telemetry) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ports := "off"
-	if t.ports != nil {
-		ports = t.ports.Status().String()
-	}
 	var switches []gnmi.Switch
-	for _, s := range list {
+	for i, s := range list {
+		ports := "off"
+		if t.ports[i] != nil {
+			ports = t.ports[i].Status().String()
+		}
 		switches = append(switches, gnmi.Switch{Switch: s, Ports: ports})
 	}
 	t.state.SetSwitches(switches)

@@ -98,28 +98,35 @@ func (r *reader) theSwitch(m mapping, c *Config) {
 		DeviceID: s.number("device_id", true, 0, 1<<64-1, 0),
 		Standby:  s.boolean("standby", false),
 	}
-	c.Switch.GNMI = c.Switch.Address
+	c.Switch.GNMI = gnmiOf(s, c.Switch.Address)
+}
+
+// gnmiOf reads where a switch tells of its ports.
+func gnmiOf(s mapping, address string) string {
 	s.describe("gnmi", field{Type: "string", Pattern: "^(none|[^ \t/]*:[0-9]+)$"})
-	if text, ok := s.scalar("gnmi", false, "\"127.0.0.1:9339\""); ok {
-		c.Switch.GNMI = text
-		if text == "none" {
-			c.Switch.GNMI = ""
-		} else if !validHostPort(text, false, false) {
-			s.bad("gnmi", text, "host:port or none", "\"127.0.0.1:9339\"")
-		}
+	text, ok := s.scalar("gnmi", false, "\"127.0.0.1:9339\"")
+	switch {
+	case !ok:
+		return address
+	case text == "none":
+		return ""
+	case !validHostPort(text, false, false):
+		s.bad("gnmi", text, "host:port or none", "\"127.0.0.1:9339\"")
 	}
+	return text
 }
 
 func (r *reader) twins(m mapping, c *Config) {
 	names, addresses := map[string]bool{c.Switch.Name: true}, map[string]bool{c.Switch.Address: true}
 	list := m.list("twins")
 	for i, n := range list {
-		x := r.mapping(n, fmt.Sprintf("twins[%d]", i), "name", "address", "device_id")
+		x := r.mapping(n, fmt.Sprintf("twins[%d]", i), "name", "address", "device_id", "gnmi")
 		s := Switch{
 			Name:     x.text("name", "s2"),
 			Address:  x.hostPort("address", "\"127.0.0.1:9560\"", false, false),
 			DeviceID: x.number("device_id", true, 0, 1<<64-1, 0),
 		}
+		s.GNMI = gnmiOf(x, s.Address)
 		if s.Name != "" && names[s.Name] {
 			r.fault(x.at("name"), fmt.Sprintf("switch %q stands twice", s.Name), "rename one of them")
 		}
