@@ -578,6 +578,9 @@ func (a *Agent) streamUp(ctx context.Context, s *replication.Stream) {
 		a.post(ctx, streamDown{s, err})
 	}()
 	a.log.Info("replication stream", "peer", s.Peer().GetServer(), "epoch", s.Peer().GetEpoch())
+	// First what the backup lacks: the pair is duplex when the controller hears of the
+	// stream.
+	a.reportProtection()
 	a.reportStream(true, "")
 }
 

@@ -55,6 +55,9 @@ const (
 	// whose connections nobody else holds. To replace it loses all of them: haste
 	// saves nothing, and one that was only slow loses nothing when it is heard again.
 	coldPatience = 25
+	// adoptPatience is how long after a pair has become duplex connections may be
+	// missing on the backup that make a silence count as if nobody held them.
+	adoptPatience = 5 * time.Second
 )
 
 // MaxEpoch is the highest epoch that an agent may claim. The switch has 32 bits
@@ -87,6 +90,8 @@ type Machine struct {
 	// resumed: the pair that joins was duplex before this controller came.
 	resumed  bool
 	deadline time.Time // of the join, or of recovery
+	// duplexSince is when the backup had joined.
+	duplexSince time.Time
 	// recoverySince is when the switch was read.
 	recoverySince time.Time
 	// watch is what concerns the switch's watchdog.
@@ -586,6 +591,16 @@ func (m *Machine) soleFailed(s, witness *server) (failure, bool) {
 		return failure{}, false
 	}
 	return why, bad
+}
+
+// adopting says that the backup of a duplex pair is about to adopt connections, which
+// a failover would lose: a server that is only slow gets the time that it would get
+// if it were alone. This ends, whether the backup has all of them or not: those that
+// it has shall not wait for those that it never gets.
+func (m *Machine) adopting() bool {
+	p := m.active.protection
+	return p.Epoch == m.epoch && p.Session == m.active.session && p.Protected < p.Connections &&
+		m.now.Sub(m.duplexSince) < adoptPatience
 }
 
 func (m *Machine) holdDown(s *server) time.Duration {

@@ -295,6 +295,7 @@ func (m *Machine) settleJoining() {
 	case m.step == joinStreaming && a.streamFor == m.epoch && a.streamUp:
 		m.step = 0
 		b.joins = 0
+		m.duplexSince = m.now
 		m.become(Duplex, "%s follows %s", b, a)
 	case !m.now.Before(m.deadline):
 		b.joins++
@@ -321,6 +322,9 @@ func (m *Machine) settleDuplex() {
 	a, b := m.active, m.backup
 	aWhy, aBad := m.failed(a, b)
 	bWhy, bBad := m.failed(b, a)
+	if m.adopting() {
+		aWhy, aBad = m.soleFailed(a, b)
+	}
 	switch {
 	case aBad && b.well() && (aWhy.cause != CauseHeartbeats || !bBad):
 		m.flipTo(b, aWhy, false)
