@@ -175,3 +175,34 @@ func TestSwitchRestarts(t *testing.T) {
 		t.Errorf("the pair was %+v, and is %+v", before, after)
 	}
 }
+
+// Each server is drained in turn under load: no client notices, and the drained one
+// stays out until it is put into service.
+func TestDrainUnderLoad(t *testing.T) {
+	needRoot(t)
+	if _, err := understudy(t, "lab", "up"); err != nil {
+		t.Fatal(err)
+	}
+	r := underLoad(t, func() {
+		for range 4 {
+			was := active(t)
+			if out, err := understudy(t, "drain", was); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if now := active(t); now == was {
+				t.Errorf("%s is drained, and active", was)
+			}
+			if p := webPair(t); p.State != "PAIR_STATE_SIMPLEX" {
+				t.Errorf("with a server drained the pair is %s", p.State)
+			}
+			if _, err := understudy(t, "undrain", was); err != nil {
+				t.Fatal(err)
+			}
+			waitDuplex(t)
+		}
+	})
+	if r.Failed+r.Reset+r.Corrupt > 0 || r.Requests == 0 {
+		t.Errorf("clients saw %+v", r)
+	}
+	t.Logf("%d requests, longest stall %.1f ms", r.Requests, r.MaxStallMS)
+}
