@@ -37,7 +37,7 @@ mininet: build
 # them, which the cache of results does not know: hence -count 1.
 test: packages build
 	@$(GO) vet -buildvcs=false ./...
-	@set -o pipefail; $(GO) test -buildvcs=false -count 1 -json -p 1 -timeout 20m ./... | \
+	@set -o pipefail; $(GO) test -buildvcs=false -count 1 -json -p 1 -timeout 45m ./... | \
 	    $(GO) run -buildvcs=false ./internal/testreport $(if $(filter 0,$(shell id -u)),-must agent/bpf$(comma)topologies/lab$(comma)p4/softswitch)
 
 comma := ,
