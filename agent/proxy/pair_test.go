@@ -64,10 +64,16 @@ func (k *fakeKernel) Kick(_, _ netip.AddrPort) error {
 	return nil
 }
 
-// fakeApp is alive unless told otherwise.
-type fakeApp struct{ dead atomic.Bool }
+// fakeApp is alive unless told otherwise. It may be dying: then it seems alive to so
+// many who ask.
+type fakeApp struct {
+	dead  atomic.Bool
+	dying atomic.Int32
+}
 
-func (a *fakeApp) Suspect(context.Context, error) bool { return !a.dead.Load() }
+func (a *fakeApp) Suspect(context.Context, error) bool {
+	return !a.dead.Load() || a.dying.Add(-1) >= 0
+}
 
 // pipe is a Stream that calls the other Server.
 type pipe struct {

@@ -82,6 +82,10 @@ func (c *conn) answer(ctx context.Context, req *http1.Request) bool {
 		up := c.srv.app.Suspect(ctx, err)
 		body = body.again(req)
 		late := errors.Is(err, os.ErrDeadlineExceeded)
+		if body == nil && up && !late {
+			c.pause(dyingTime)
+			up = c.srv.app.Suspect(ctx, err)
+		}
 		if body == nil && !up && !late {
 			c.pause(time.Until(patience)) // the other server can run it
 		}
@@ -102,6 +106,11 @@ func (c *conn) answer(ctx context.Context, req *http1.Request) bool {
 		c.pause(time.Duration(attempt+1) * 2 * time.Millisecond)
 	}
 }
+
+// dyingTime is how long an application that is being killed may still seem alive: its
+// kernel closes connections and listeners one after the other, in any order. On a busy
+// machine that takes some milliseconds.
+const dyingTime = 100 * time.Millisecond
 
 // attempt sends the request to the local application once and logs the reply. again
 // says that this server has tried before.

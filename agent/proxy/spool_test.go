@@ -48,26 +48,34 @@ func TestSpool(t *testing.T) {
 }
 
 // The application dies in the middle of an upload of which the active server has no
-// beginning any more: the client is not told, the other server answers.
+// beginning any more: the client is not told, the other server answers. So it is when
+// the application still seems alive, for its listener is closed last.
 func TestDeadApplicationInUpload(t *testing.T) {
-	p := newPair(t, Config{SpoolDir: t.TempDir(), ReplayBytes: 100 << 10, UpstreamPatience: 20 * time.Second})
-	p.handle(func(w http.ResponseWriter, r *http.Request) {
-		io.CopyN(io.Discard, r.Body, 1<<20)
-		if r.Header.Get(ReplayHeader) == "" {
-			p.a.health.dead.Store(true)
-			panic(http.ErrAbortHandler)
-		}
-		n, _ := io.Copy(io.Discard, r.Body)
-		fmt.Fprint(w, n+1<<20)
-	})
-	c := dialTwin(t, p.a, p.b)
-	c.write([]byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3145728\r\n\r\n"))
-	c.write(make([]byte, 2<<20))
-	eventually(t, "the application has failed", func() bool { return p.a.proxy.Stats().UpstreamErrors.Load() == 1 })
-	c.write(make([]byte, 1<<20))
-	p.kill(c)
-	if resp, body := c.readReply("POST"); body != "3145728" {
-		t.Errorf("%s: %s", resp.Status, body)
+	for name, dying := range map[string]int32{"dead": 0, "dying": 1} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, Config{SpoolDir: t.TempDir(), ReplayBytes: 100 << 10, UpstreamPatience: 20 * time.Second})
+			p.handle(func(w http.ResponseWriter, r *http.Request) {
+				io.CopyN(io.Discard, r.Body, 1<<20)
+				if r.Header.Get(ReplayHeader) == "" {
+					p.a.health.dying.Store(dying)
+					p.a.health.dead.Store(true)
+					panic(http.ErrAbortHandler)
+				}
+				n, _ := io.Copy(io.Discard, r.Body)
+				fmt.Fprint(w, n+1<<20)
+			})
+			c := dialTwin(t, p.a, p.b)
+			c.write([]byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3145728\r\n\r\n"))
+			c.write(make([]byte, 2<<20))
+			eventually(t, "the application is known to be dead", func() bool {
+				return p.a.proxy.Stats().UpstreamErrors.Load() == 1 && p.a.health.dying.Load() <= 0
+			})
+			c.write(make([]byte, 1<<20))
+			p.kill(c)
+			if resp, body := c.readReply("POST"); body != "3145728" {
+				t.Errorf("%s: %s", resp.Status, body)
+			}
+		})
 	}
 }
 
