@@ -87,7 +87,7 @@ func TestAdoptInTransfer(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := t.TempDir()
-		body := testFile("huge")[:6<<20] // what both servers keep of a request is 8 MiB
+		body := testFile("huge")[:6<<20] // within the 8 MiB of a request that the active server keeps in memory
 		file, head := filepath.Join(dir, "body"), filepath.Join(dir, "head")
 		if err := os.WriteFile(file, body, 0o644); err != nil {
 			t.Fatal(err)
